@@ -1,8 +1,8 @@
-//! The process that reads what may be hostile: an image, a workspace, a snapshot of one. The command may be
-//! root: so it is a child in a user namespace of its own that maps one id (root's only to read a directory of
-//! root's), without network or neighbours, and by Landlock can open nothing but the directory that it reads
-//! and the one that it fills. It has no capability, or the one by which it reads all of its own user's files,
-//! whatever their modes. It dies with the command.
+//! The process that reads what may be hostile: an image, a workspace, a snapshot of one. Since the command
+//! may be root, this process is a child in a user namespace of its own that maps one id (root's only to read
+//! a directory of root's). It sees no network and no other processes, and by Landlock can open nothing but
+//! the directory that it reads and the one that it fills. It has no capability, or only the one by which it
+//! reads all of its own user's files, whatever their modes. It dies with the command.
 
 use crate::isolation::capabilities;
 use crate::plan::Id;
@@ -20,11 +20,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// A file more than what is read, what is written and what is open on the way down a tree.
+/// Bounds the child's descriptors: more than it needs for what is read, what is written, and what is open on
+/// the way down a tree.
 const MAX_DESCRIPTORS: u64 = 512;
-/// Bytes of what the child may say.
+/// Bounds the child's answer, in bytes.
 const MAX_REPORT: u64 = 4 << 20;
-/// Characters of why it failed.
+/// Bounds the text of why the child failed, in characters.
 const MAX_WHY: usize = 8192;
 
 /// What the child may touch.
@@ -66,8 +67,8 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Failed {
     move |error| Failed::System { what, source: error.into() }
 }
 
-/// Runs `job` in the child, as this user, and gives what it said. The caller must be single-threaded, and
-/// `job` own no descriptor: what it reaches for is borrowed, and all else is closed there.
+/// Runs `job` in the child, as this user, and returns its answer. The caller must be single-threaded, and
+/// `job` must own no descriptor: those of `reach` are borrowed, and all others are closed in the child.
 ///
 /// # Errors
 /// See [`Failed`].
@@ -76,7 +77,7 @@ pub fn run<E: std::fmt::Display>(
     reach: Reach<'_>,
     job: impl FnOnce() -> Result<String, E>,
 ) -> Result<String, Failed> {
-    // Before the namespace, in which nobody is who they were.
+    // Asked before there is a new user namespace, in which ids mean something else.
     let may_change = nix::unistd::geteuid().is_root();
     let (go_read, go_write) = sys::fd::pipe().map_err(system("pipe"))?;
     let (said_read, said_write) = sys::fd::pipe().map_err(system("pipe"))?;
@@ -103,8 +104,8 @@ pub fn run<E: std::fmt::Display>(
     }
 }
 
-/// An ordinary user's child stays in its groups: whoever may leave them could leave one that a file shuts
-/// out.
+/// Writes the child's id maps. An ordinary user's child can't leave its groups: by leaving one it could open
+/// files whose modes shut that group out.
 fn map_user(pid: i32, (user, may_change): (Id, bool)) -> io::Result<()> {
     if !may_change {
         std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
@@ -125,8 +126,8 @@ fn listen(pipe: OwnedFd) -> Result<String, Failed> {
     }
 }
 
-/// What comes from the process that parsed something hostile is that's, and goes to a terminal: what would
-/// steer one is spelt out.
+/// Escapes what would control a terminal, to which this goes: the text of a process that parsed something
+/// hostile may be the attacker's.
 fn legible(text: &[u8]) -> String {
     let spelt = |char: char| match char {
         '\n' | '"' | '\'' | '\\' => char.to_string(),
@@ -172,12 +173,13 @@ fn confine((user, may_change): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said:
     }
     capabilities::empty_bounding()?;
     match reach.reads_all {
-        // In this namespace alone, in which no files but this user's are anybody's (capabilities(7),
-        // "Interaction with user namespaces").
+        // Effective in this namespace alone, in which only this user's files have a mapped owner
+        // (capabilities(7), "Interaction with user namespaces").
         true => capabilities::keep_only(Capability::CAP_DAC_READ_SEARCH)?,
         false => capabilities::clear_sets()?,
     }
-    // The change of user has cleared it; the pipe's other end shows whether the command went meanwhile.
+    // Set again, since the change of user has cleared it; the pipe's other end shows whether the command went
+    // meanwhile.
     sys::process::die_with_parent(libc::SIGKILL)?;
     is_there(go)?;
     prctl(Prctl::SetNoNewPrivileges)?;
@@ -197,7 +199,7 @@ fn confine((user, may_change): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said:
     fence(reach).map_err(io::Error::other)
 }
 
-/// Whether the command, which has said all that it says by this pipe, still holds its other end.
+/// Fails if the command no longer holds the other end of this pipe, by which it has nothing more to say.
 fn is_there(go: &OwnedFd) -> io::Result<()> {
     match sys::fd::wait(go.as_fd(), sys::fd::Ready::Readable, Some(Duration::ZERO))? {
         true => Err(gone()),
@@ -209,7 +211,8 @@ fn gone() -> io::Error {
     io::Error::other("the command is gone")
 }
 
-/// Landlock, as far as this kernel has it; where it has none, a strict sandbox doesn't start either.
+/// Restricts this process by Landlock, as far as the kernel has it; where it has none, a strict sandbox
+/// doesn't start either.
 fn fence(reach: Reach<'_>) -> Result<(), landlock::RulesetError> {
     const NEWEST: ABI = ABI::V6;
     let mut ruleset = Ruleset::default()
@@ -233,7 +236,7 @@ fn fence(reach: Reach<'_>) -> Result<(), landlock::RulesetError> {
 
 #[cfg(test)]
 mod tests {
-    /// Killed while the process that unpacks changes its user, the command could not take it along.
+    /// A command that is killed while its child changes its user doesn't take the child along.
     #[test]
     fn a_command_that_went_meanwhile_is_noticed() {
         let (go, theirs) = crate::sys::fd::pipe().unwrap();

@@ -108,7 +108,7 @@ fn untried(missing: &Finding) -> Vec<Finding> {
         .collect()
 }
 
-/// What to do when a control doesn't hold; `None` for those that a start has only where they were asked for.
+/// What to do if a control doesn't hold; `None` for a control that a start has only if it was asked for.
 fn mend(control: Control) -> Option<&'static str> {
     use Control as C;
     Some(match control {
@@ -164,7 +164,7 @@ fn from_report(report: &CageReport) -> Vec<Finding> {
         let finding = |verdict, detail: String| Finding::new(control.as_str(), verdict, detail);
         findings.push(match missing {
             Some(missing) => finding(Verdict::Missing, missing.why.clone()).mend(mend),
-            // What only a newer kernel could be asked: another wall covers it, as docs/cage.md says.
+            // Only a newer kernel can be asked: here another wall covers it, as docs/cage.md says.
             None if tried == 0 => {
                 finding(Verdict::Optional, "this kernel can't be asked".to_owned()).mend(mend)
             }
@@ -174,7 +174,7 @@ fn from_report(report: &CageReport) -> Vec<Finding> {
     findings
 }
 
-/// A directory that goes with its owner.
+/// A directory that is removed when this is dropped.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
@@ -346,7 +346,7 @@ fn subordinate_ids(ids: Ids) -> Finding {
 mod tests {
     use super::*;
 
-    /// Whoever reads the table by names must not read that what is missing was not tried.
+    /// A reader who looks rows up by name must not find that a missing control was untried.
     #[test]
     fn what_keeps_a_sandbox_from_being_built_has_one_row() {
         for control in Control::ALL {

@@ -1,4 +1,4 @@
-//! The trusted roots as Java's programs read them: they know no PEM bundle, only a store of their own.
+//! The trusted roots in the form that Java programs read: they know no PEM bundle, only a store of their own.
 //!
 //! The format is JKS, which every Java reads whatever its default; a store of certificates alone is opened
 //! without a password, and nothing in it is secret. Holds no other kind of entry.
@@ -20,8 +20,8 @@ const WHITENER: &[u8] = b"Mighty Aphrodite";
 /// A store with the certificates of a PEM bundle. What is no certificate is left out.
 #[must_use]
 pub fn of_pem(bundle: &[u8]) -> Vec<u8> {
-    // Room for everything, so that it is never moved: entries have a head, and DER is shorter than its PEM by
-    // more.
+    // Room for everything, so that it is never reallocated: DER is shorter than its PEM by more than an
+    // entry's head.
     let mut store = Vec::with_capacity(bundle.len() + 64);
     for word in MAGIC {
         store.extend(word.to_be_bytes());
@@ -32,7 +32,7 @@ pub fn of_pem(bundle: &[u8]) -> Vec<u8> {
         let entry = store.len();
         store.extend(TRUSTED.to_be_bytes());
         text(&mut store, &format!("cofferdam-{count}"));
-        // When it was added: nobody asks.
+        // The time at which it was added, which nobody reads.
         store.extend([0; 8]);
         text(&mut store, "X.509");
         let length_at = hold_length(&mut store);
@@ -52,7 +52,7 @@ pub fn of_pem(bundle: &[u8]) -> Vec<u8> {
     store
 }
 
-/// Four bytes for a length that isn't known yet, and where they are.
+/// Reserves four bytes for a length that isn't known yet; returns their offset.
 fn hold_length(store: &mut Vec<u8>) -> usize {
     let at = store.len();
     store.extend([0; size_of::<u32>()]);
@@ -70,7 +70,7 @@ fn text(store: &mut Vec<u8>, text: &str) {
     store.extend(text.as_bytes());
 }
 
-/// The base64 of each certificate of a bundle (RFC 7468), without its line ends.
+/// Calls `take` with the base64 of each certificate of a bundle (RFC 7468), without its line ends.
 fn for_each_pem(bundle: &[u8], mut take: impl FnMut(&[u8])) {
     let (begin, end) = (Finder::new("-----BEGIN CERTIFICATE-----"), Finder::new("-----END CERTIFICATE-----"));
     let (mut base64, mut rest) = (Vec::new(), bundle);
@@ -81,7 +81,7 @@ fn for_each_pem(bundle: &[u8], mut take: impl FnMut(&[u8])) {
         for line in body.split(|byte| *byte == b'\n') {
             base64.extend_from_slice(line.trim_ascii());
         }
-        // One that another begins in has no end of its own, and doesn't decode.
+        // A certificate in which another begins has no end of its own, and doesn't decode.
         take(&base64);
     }
 }

@@ -1,10 +1,10 @@
 //! The heart's side of starting the two other processes.
 //!
 //! [`NewInit`] makes the sandbox's pid 1 by clone(2), without exec; [`exec_supervisor`] forks and executes
-//! our own binary as the supervisor; [`in_child`] has something done by a process that is gone afterwards,
-//! with all that it knew. All three demand a single-threaded caller and say so with an error otherwise.
-//! Nothing here waits for longer than the child needs to take its first steps, nor for one that takes none
-//! beyond [`INIT_PATIENCE`], and nothing starts a process that could outlive the heart.
+//! our own binary as the supervisor; [`in_child`] runs work in a process that then ends, so that all it
+//! learnt is gone. All three require a single-threaded caller and return an error otherwise. The first two
+//! wait only until the child has taken its first steps, and at most for [`INIT_PATIENCE`]; none of the three
+//! processes can outlive the heart. Only a child of [`stay_behind`] can, to clean up.
 
 pub mod cgroup;
 mod errand;
@@ -36,8 +36,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// What an init gets to make its namespaces, and again to build its cage and prove it; a supervisor to be
-/// executed. Each takes milliseconds; one that takes longer than this is stuck.
+/// How long an init may take to make its namespaces, and again to build its cage and prove it, and a
+/// supervisor to be executed. Each takes milliseconds; a process that takes longer than this is stuck.
 pub const INIT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A started process; it is the caller's to wait for.
@@ -52,10 +52,10 @@ pub struct Child {
 }
 
 impl Child {
-    /// Ends it by SIGKILL; it is still the caller's to wait for. By its descriptor: a number may be another's
-    /// by now.
+    /// Ends the process by SIGKILL; the caller must still wait for it. Uses the pidfd, since the pid may be
+    /// another process's by now.
     pub fn kill(&self) {
-        // What fails here has ended already.
+        // If this fails, the process has ended already.
         let _ = sys::signals::send(self.pidfd.as_fd(), libc::SIGKILL);
     }
 }
@@ -75,7 +75,7 @@ pub enum LaunchError {
          kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or start as root"
     )]
     UserNamespace(io::Error),
-    /// It makes none of the others, within a user namespace of ours.
+    /// The kernel makes none of the other namespaces, within a user namespace of ours.
     #[error(
         "the kernel refuses the sandbox's other namespaces: {0}; check user.max_mnt_namespaces, user.max_net_namespaces, \
          user.max_ipc_namespaces and user.max_uts_namespaces, which must allow one more, and whether a security module \
@@ -122,10 +122,10 @@ pub enum LaunchError {
     /// The child ended before its first step was done.
     #[error("the new process ended at once, at: {0}")]
     Died(String),
-    /// It lives, and doesn't take its first step.
+    /// The child lives, but doesn't finish its first step.
     #[error("the new process hangs: within {} s it was not done with {step}", INIT_PATIENCE.as_secs())]
     Stuck {
-        /// What it was at.
+        /// The step that isn't finished.
         step: &'static str,
     },
     /// A system call failed.
@@ -163,7 +163,7 @@ pub struct SupervisorSpec<'a> {
     pub env: &'a [CString],
     /// Its descriptors: 0, 1 and 2 are the caller's, `keep[i]` becomes number `3 + i`, nothing else is open.
     pub keep: &'a [BorrowedFd<'a>],
-    /// Whom to become: the gateway when rooted.
+    /// The ids to run with: the gateway's when rooted.
     pub ids: Ids,
 }
 
@@ -175,12 +175,12 @@ pub fn own_executable() -> io::Result<OwnedFd> {
     Ok(std::fs::File::open("/proc/self/exe")?.into())
 }
 
-/// Closes every descriptor of this process but the standard streams and these: what a shell left open is
-/// nobody's here. Nothing else of the process may own one: its owner would be left with a number that may
-/// become another's.
+/// Closes every descriptor of this process except the standard streams and `kept`: what a shell left open has
+/// no owner here. No other value of the process may own a descriptor: it would be left with a number that may
+/// be reused.
 ///
 /// # Errors
-/// The system call's; that there is another thread, which may own one.
+/// The system call's; if there is another thread, which may own a descriptor.
 #[expect(unsafe_code, reason = "closes by number what nobody owns")]
 pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
     sys::process::require_one_thread("close what it doesn't know")?;
@@ -195,7 +195,7 @@ pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
 /// See [`LaunchError`]; [`LaunchError::Died`] names the step that failed in the child.
 pub fn exec_supervisor(spec: &SupervisorSpec<'_>) -> Result<Child, LaunchError> {
     let (child, read) = fork(|write, parent| {
-        // Above the numbers that are about to be given away.
+        // Above the numbers that the supervisor's descriptors will get.
         if let Ok(report) =
             sys::fd::duplicate_above(write.as_fd(), AFTER_STREAMS + spec.keep.len() as RawFd + 1)
         {
@@ -226,8 +226,8 @@ pub fn exec_supervisor(spec: &SupervisorSpec<'_>) -> Result<Child, LaunchError> 
     }
 }
 
-/// Forks a child of ours, a copy, which does this with one end of a pipe and the number of its parent, and
-/// exits with the code that it gives. The other end is the caller's.
+/// Forks a copy of this process, which runs `child` with the write end of a pipe and its parent's pid, and
+/// exits with the code that `child` returns. The caller gets the read end.
 fn fork(child: impl FnOnce(OwnedFd, u32) -> i32) -> Result<(Child, OwnedFd), LaunchError> {
     require_single_thread()?;
     let (read, write) = sys::fd::pipe().map_err(system("pipe"))?;
@@ -262,7 +262,7 @@ fn try_become_supervisor(
     report: BorrowedFd<'_>,
 ) -> Result<std::convert::Infallible, (&'static str, io::Error)> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
-    // Its own session: a Ctrl-C at the terminal is the heart's to judge.
+    // Its own session: a Ctrl-C at the terminal is for the heart to handle.
     nix::unistd::setsid().map_err(|e| ("setsid", e.into()))?;
     sys::signals::reset().map_err(at("signals"))?;
     let first_free = AFTER_STREAMS + spec.keep.len() as RawFd;

@@ -1,8 +1,8 @@
-//! What the benchmarks reach: the look for a socket's holders, outside of init. Nothing else uses this.
+//! Lets the benchmarks search for a socket's holders outside of init. Nothing else uses this.
 
 use crate::init::{Asleep, Birthmarks, Lens, Waits, Wanted, holders};
 
-/// Looks for holders, as init makes them one after the other.
+/// The state of such searches, which init makes one after the other.
 #[derive(Debug)]
 pub struct Looks(Asleep, Waits, Birthmarks);
 
@@ -13,8 +13,8 @@ impl Default for Looks {
 }
 
 impl Looks {
-    /// How many processes that this one sees hold the socket `inode`, which process and descriptor `at` has;
-    /// their programs opened and their memory maps looked through.
+    /// Returns how many processes that this one sees hold the socket `inode`; `at` is a process and
+    /// descriptor that has it. Opens their programs and looks through their memory maps.
     ///
     /// # Panics
     /// When that can't be told.

@@ -18,7 +18,7 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Of a PEM bundle. What in it is no certificate Java isn't told of.
+    /// Makes both forms of a PEM bundle. What isn't a certificate is left out of Java's.
     #[must_use]
     pub fn of_pem(pem: Vec<u8>) -> Self {
         Self { java: java_store::of_pem(&pem), pem }

@@ -1,8 +1,9 @@
-//! Stable addresses. A restarted actor is a new actor with a new mailbox, so nobody outside may hold an
-//! `ActorRef`: they hold an [`Address`], a slot that the supervisor fills at each start and empties
-//! when the actor ends.
+//! Stable addresses. A restarted actor is a new actor with a new mailbox, so code outside the tree must not
+//! hold an `ActorRef`. It holds an [`Address`] instead: a slot that the supervisor fills at each start and
+//! empties when the actor ends.
 //!
-//! An address never buffers: what cannot be delivered now is handed back, or waited for with a deadline.
+//! An address never buffers: a message that cannot be delivered now is returned, or the caller waits with a
+//! deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ struct Slot<M> {
     name: Arc<str>,
     // Read on every cast, without a lock.
     actor: ArcSwapOption<ActorRef<M>>,
-    // Counts the fills, for those who wait.
+    // Counts the fills, and wakes the callers that wait for one.
     fills: watch::Sender<u64>,
 }
 
@@ -88,14 +89,15 @@ impl<M: Message> Address<M> {
         &self.slot.name
     }
 
-    /// Whether an actor is up behind it now. Stale as soon as it is known: only for display.
+    /// Whether the actor is up now. The answer may be outdated at once: only for display.
     pub fn is_up(&self) -> bool {
         self.slot.actor.load().is_some()
     }
 
     /// Sends without waiting. If the actor is down the message comes back.
     ///
-    /// Delivered means put into the mailbox: if the actor ends first, the message is lost with it.
+    /// Delivered means put into the mailbox: if the actor ends before it handles the message, the message is
+    /// lost.
     pub fn cast(&self, message: M) -> Result<(), Undelivered<M>> {
         match self.slot.actor.load().as_deref() {
             Some(actor) => self.send(actor, message),
@@ -113,7 +115,7 @@ impl<M: Message> Address<M> {
         let (tx, rx) = oneshot::channel();
         let mut message = make(tx.into());
         let mut fills = self.slot.fills.subscribe();
-        // Between two incarnations the message is still ours: offer it to the next one.
+        // Between two incarnations the message is returned: offer it to the next one.
         while let Err(back) = self.cast(message) {
             message = back.message;
             self.next_fill(&mut fills, until, deadline).await?;
@@ -125,7 +127,7 @@ impl<M: Message> Address<M> {
         }
     }
 
-    /// Waits until an actor is up behind it.
+    /// Waits until the actor is up.
     pub async fn wait_up(&self, deadline: Duration) -> Result<(), CallError> {
         let until = Instant::now() + deadline;
         let mut fills = self.slot.fills.subscribe();
@@ -152,7 +154,7 @@ impl<M: Message> Address<M> {
         match actor.send_message(message) {
             Ok(()) => Ok(()),
             Err(MessagingErr::SendErr(message)) => Err(Undelivered { message, name: self.slot.name.clone() }),
-            // Only a wrongly typed or remote reference answers so, and `fill` takes neither.
+            // Only a wrongly typed or remote reference gives these errors, and `fill` takes neither.
             Err(MessagingErr::ChannelClosed | MessagingErr::InvalidActorType) => {
                 unreachable!("an address holds local actors of its own message type only")
             }

@@ -9,27 +9,27 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How many times as long as its last wait a child must stay up for its streak to be over.
+/// A child's streak of failures ends once it has stayed up this many times as long as its last wait.
 pub const STEADY: u32 = 10;
 
 /// Waits between restarts: `min`, twice that, four times … up to `max`.
 ///
-/// A child that stayed up [`STEADY`] times as long as its last wait starts over from `min`: falling once
-/// an hour is not a streak, and how long is long enough grows with the trouble.
+/// A child that stayed up [`STEADY`] times as long as its last wait starts over from `min`: failing once an
+/// hour is not a streak, and the longer the waits have become, the longer the child must stay up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Backoff {
     /// The wait before the first restart. Zero is allowed and means at once.
     pub min: Duration,
     /// The longest wait. At least `min`.
     pub max: Duration,
-    /// Share of the wait that chance may take away, 0 (none) to 1 (all): a wait of `d` becomes
-    /// anything in `(d × (1 − jitter), d]`. So `max` is never exceeded, and children that fell
-    /// together do not rise together.
+    /// Share of the wait that chance may take away, 0 (none) to 1 (all): a wait of `d` becomes anything in
+    /// `(d × (1 − jitter), d]`. So `max` is never exceeded, and children that failed together are not
+    /// restarted together.
     pub jitter: f64,
 }
 
 impl Default for Backoff {
-    /// 1 ms to 1 s, a fifth of jitter: a part that fell once is back before anybody notices.
+    /// 1 ms to 1 s, a fifth of jitter: a child that failed once is back before anybody notices.
     fn default() -> Self {
         Self { min: Duration::from_millis(1), max: Duration::from_secs(1), jitter: 0.2 }
     }
@@ -40,7 +40,7 @@ impl Backoff {
     pub(crate) fn wait(&self, streak: u32, chance: f64) -> Duration {
         let doublings = streak.saturating_sub(1).min(31);
         let wait = self.min.saturating_mul(1 << doublings).min(self.max);
-        // A broken source of chance (NaN, 7.0) must not break a restart.
+        // A broken source of jitter (NaN, 7.0) must not break a restart.
         let chance = if chance.is_finite() { chance.clamp(0.0, 1.0) } else { 0.0 };
         wait.mul_f64(1.0 - self.jitter.clamp(0.0, 1.0) * chance)
     }
@@ -57,7 +57,7 @@ impl Backoff {
     }
 }
 
-/// Where jitter comes from: numbers in `[0, 1)`. Injected, so that tests repeat themselves.
+/// The source of jitter: numbers in `[0, 1)`. Injected, so that tests are repeatable.
 #[derive(Clone)]
 pub struct Chance(Arc<dyn Fn() -> f64 + Send + Sync>);
 

@@ -1,11 +1,11 @@
-//! A bound for a mailbox. ractor's mailboxes are unbounded, so the senders must be bounded: each takes
-//! a ticket, puts it into the message, and the ticket comes back when the message is dropped, be it
+//! A bound for a mailbox. ractor's mailboxes are unbounded, so the senders must be bounded: each takes a
+//! ticket and puts it into the message. The ticket is returned when the message is dropped, whether it was
 //! handled or lost with its actor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many messages of a kind may be on their way to an actor. Cheap to clone; lives above the actor.
+/// Limits how many messages of a kind may be on their way to an actor. Cheap to clone; outlives the actor.
 #[derive(Clone, Debug)]
 pub struct Bound {
     taken: Arc<AtomicUsize>,

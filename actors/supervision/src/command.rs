@@ -6,13 +6,14 @@ use tokio::sync::oneshot;
 
 use crate::{ChildSpec, ControlError};
 
-/// Commands that may wait at one supervisor. More are refused as `NotUp`, or wait at the root's door.
+/// Commands that may be queued at one supervisor. At the root further callers wait; at others their commands
+/// are refused as `NotUp`.
 pub(crate) const COMMANDS_WAITING: usize = 64;
 
 pub(crate) struct Command {
-    /// The whole path, for messages.
+    /// The whole path, for error messages.
     pub(crate) path: String,
-    /// What is left of it below the supervisor that holds the command.
+    /// The part of the path below the supervisor that holds the command.
     pub(crate) rest: VecDeque<String>,
     pub(crate) op: Op,
     pub(crate) reply: oneshot::Sender<Result<(), ControlError>>,

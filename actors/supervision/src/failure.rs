@@ -1,14 +1,14 @@
-//! Why something ended, as data: what a child can do wrong, and what the layer answers.
+//! Why something ended, as data: how a child can fail, and the errors that this crate returns.
 //!
-//! Nothing here keeps a live value of an actor: a failure is text and numbers, so that keeping one
-//! (in the tree, in a report) can never keep the failed actor's state alive.
+//! Nothing here holds a live value of an actor. A failure is only text and numbers, so that keeping one (in
+//! the tree, in a report) can never keep the failed actor's state alive.
 
 use serde::{Deserialize, Serialize};
 
 /// Longest text kept of a panic or an error, in bytes. Such texts can quote what a peer sent.
 pub const MESSAGE_LIMIT: usize = 1024;
 
-/// What a child did wrong.
+/// How a child failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Failure {
@@ -18,7 +18,7 @@ pub enum Failure {
         /// The panic's or error's text, cut at [`MESSAGE_LIMIT`], control characters escaped.
         message: String,
     },
-    /// Somebody sent the actor the kill signal.
+    /// The actor got the kill signal.
     #[error("killed")]
     Killed,
     /// The actor's task was aborted from outside.
@@ -30,7 +30,7 @@ pub enum Failure {
         /// The reason given to `stop`, if any.
         reason: Option<String>,
     },
-    /// The child could not be made or its `pre_start` failed.
+    /// The child could not be constructed, or its `pre_start` failed.
     #[error("could not start: {message}")]
     Start {
         /// The panic's or error's text, cut at [`MESSAGE_LIMIT`], control characters escaped.
@@ -66,7 +66,7 @@ impl Failure {
         Self::Start { message: printable(&message.to_string()) }
     }
 
-    /// The text of a panic's payload.
+    /// Returns the text of a panic's payload.
     pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
         payload
             .downcast_ref::<String>()
@@ -76,7 +76,7 @@ impl Failure {
     }
 }
 
-/// Cuts a text at [`MESSAGE_LIMIT`] and escapes what could move a terminal's cursor.
+/// Cuts a text at [`MESSAGE_LIMIT`] and escapes control characters, which could move a terminal's cursor.
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(MESSAGE_LIMIT));
     for c in text.chars() {
@@ -169,7 +169,8 @@ pub enum ControlError {
         /// What is wrong with it.
         why: String,
     },
-    /// The child did not start. An added child is gone again; a restarted one goes on by its own policy.
+    /// The child did not start. A child that was added is removed again; for one that was restarted its own
+    /// policy decides.
     #[error("`{child}` did not start: {failure}")]
     Start {
         /// Name of the child.

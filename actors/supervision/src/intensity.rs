@@ -1,4 +1,4 @@
-//! How often is too often: a sliding window over restarts, and what happens beyond it.
+//! The limit on restarts: a sliding window, and what happens beyond it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// At most `restarts` in any span of `within`; one more goes beyond it.
+/// At most `restarts` in any span of `within`; one more is beyond the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intensity {
-    /// Restarts allowed. 0 means never restart: the first failure goes beyond.
+    /// Restarts allowed. 0 means never restart: the first failure is beyond the limit.
     pub restarts: u32,
     /// The span they are counted in.
     pub within: Duration,
@@ -33,7 +33,7 @@ pub enum Beyond {
     GiveUp,
 }
 
-/// The restarts counted so far. Holds at most `restarts` instants.
+/// The restarts counted in the current window. Holds at most `restarts` instants.
 #[derive(Debug)]
 pub(crate) struct Window {
     limit: Intensity,

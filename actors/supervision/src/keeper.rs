@@ -1,7 +1,7 @@
-//! One keeper for one incarnation of one actor: starts it, waits until it is ready, waits until it
-//! ends, sees that nothing of it is left, and only then says that it is gone.
+//! The keeper of one incarnation of one actor: starts it, waits until it is ready, waits until it ends, makes
+//! sure that nothing of it is left, and only then reports that it is gone.
 //!
-//! A keeper never decides anything: it obeys orders and tells what happened.
+//! A keeper never decides anything: it obeys orders and reports what happened.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -18,18 +18,18 @@ use crate::launch::{Ending, Launch, Launched, Link, Seat};
 use crate::spec::KILL_DEADLINE;
 use crate::tree::millis;
 
-/// What a supervisor wants of a keeper, or a caller of a supervisor. Only ever rises.
+/// What a supervisor orders a keeper to do, or a caller a supervisor. It only ever rises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Order {
     #[default]
     Run,
-    /// In good order, within the deadline.
+    /// Stop in good order, within the deadline.
     Stop,
-    /// At once.
+    /// End at once.
     Kill,
 }
 
-/// Waits until the order is at least `level`. Whoever gave the orders being gone means kill.
+/// Waits until the order is at least `level`. Also returns when the sender is gone, which means kill.
 pub(crate) async fn ordered(orders: &mut watch::Receiver<Order>, level: Order) {
     let _ = orders.wait_for(|order| *order >= level).await;
 }
@@ -38,9 +38,9 @@ pub(crate) async fn ordered(orders: &mut watch::Receiver<Order>, level: Order) {
 #[derive(Debug)]
 pub(crate) struct Gone {
     pub(crate) exit: Exit,
-    /// It was asked to stop and had to be killed.
+    /// Whether it was asked to stop and had to be killed.
     pub(crate) forced: bool,
-    /// It would not end: its task was left behind.
+    /// Whether it did not end and its task was left behind.
     pub(crate) stuck: bool,
 }
 
@@ -119,7 +119,7 @@ async fn pre_start(
     cell.kill();
     let mut gone = Gone::failed(failure);
     match timeout(KILL_DEADLINE, &mut starting).await {
-        // It came up in the very moment: the kill is in its mailbox, ahead of everything.
+        // It came up at that very moment: the kill is in its mailbox, ahead of all messages.
         Ok(Ok(Ok(join))) => gone.stuck = !joined(join).await,
         Ok(_) => {}
         Err(_) => {
@@ -163,7 +163,7 @@ struct Body {
 impl Body {
     /// Asks it to stop, and kills it at the deadline or on order.
     async fn stop(mut self, deadline: Duration, orders: &mut watch::Receiver<Order>) -> Gone {
-        // First, so that nobody's message goes into a mailbox that nobody will read.
+        // First, so that no message goes into a mailbox that will never be read.
         self.seat.leave();
         self.cell.stop(None);
         let end = tokio::select! { biased;
@@ -181,13 +181,13 @@ impl Body {
         }
     }
 
-    /// Waits for the end of an actor that was killed, and leaves it behind if it does not come.
+    /// Waits for the end of an actor that was killed, and leaves its task behind at the deadline.
     async fn bury_within(mut self, deadline: Duration) -> Gone {
         match timeout(deadline, &mut self.ended.ended).await {
             Ok(end) => self.bury(end.ok()).await,
             Err(_) => {
                 self.seat.leave();
-                // Takes effect should it ever come to an await.
+                // Takes effect if the task ever reaches an await.
                 self.join.abort();
                 Gone { exit: Exit::Failed(Failure::Killed), forced: self.forced, stuck: true }
             }
@@ -197,7 +197,7 @@ impl Body {
     /// Waits until nothing of an ended actor is left: neither its state nor its task.
     async fn bury(self, end: Option<crate::launch::Ended>) -> Gone {
         self.seat.leave();
-        // No event: the link was killed, which kills its actors without a word.
+        // There was no event: the link was killed, which kills its actors without one.
         let (exit, state) = match end {
             Some(end) => (end.exit, end.state),
             None => (Exit::Failed(Failure::Killed), None),
@@ -210,7 +210,7 @@ impl Body {
     }
 }
 
-/// Waits for a task to be over, and aborts it if it is not within [`KILL_DEADLINE`]. Whether it is.
+/// Waits until a task is over, and aborts it after [`KILL_DEADLINE`]. Returns whether it was over in time.
 async fn joined(mut join: JoinHandle<()>) -> bool {
     let over = timeout(KILL_DEADLINE, &mut join).await.is_ok();
     if !over {
@@ -219,7 +219,7 @@ async fn joined(mut join: JoinHandle<()>) -> bool {
     over
 }
 
-/// Runs a keeper's future to its end whatever it does, so that its supervisor always hears of it.
+/// Runs a keeper's future to its end even if it panics, so that its supervisor always hears of the end.
 pub(crate) async fn guarded(keeper: impl Future<Output = Gone>) -> Gone {
     match AssertUnwindSafe(keeper).catch_unwind().await {
         Ok(gone) => gone,

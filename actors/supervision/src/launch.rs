@@ -1,8 +1,8 @@
-//! From a typed child to an untyped one: how an actor is spawned, linked, and heard of when it ends.
+//! Turns a typed child into an untyped one: spawns an actor, links it, and receives its end.
 //!
-//! Each supervisor has one *link*, a ractor actor that does nothing but receive supervision events and
-//! hand each to the keeper of the actor concerned. It never waits and never fails, so no child can
-//! stall or kill it by what it does.
+//! Each supervisor has one *link*, a ractor actor that does nothing but receive supervision events and pass
+//! each to the keeper of the actor concerned. It never waits and never fails, so no child can stall or kill
+//! it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,9 +17,9 @@ use tokio::task::JoinHandle;
 use crate::failure::Exit;
 use crate::{Address, Failure, Ready};
 
-/// Makes one incarnation of a child after another.
+/// Starts the incarnations of a child, one after another.
 pub(crate) trait Launch: Send + Sync {
-    /// Begins to start one. May panic, as the caller's own code runs in it.
+    /// Begins to start an incarnation. May panic, since it runs the crate user's own code.
     fn launch(&self, link: &Link) -> Result<Launched, Failure>;
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Launched {
     /// Resolves when `pre_start` is over, with the handle of the actor's task.
     pub(crate) starting: JoinHandle<Result<JoinHandle<()>, SpawnErr>>,
     pub(crate) ended: Ending,
-    /// Resolves when the readiness token is consumed or dropped; none if there is no token.
+    /// Resolves when the readiness token is consumed or dropped; `None` if the child has no token.
     pub(crate) ready: Option<oneshot::Receiver<Result<(), Failure>>>,
     pub(crate) seat: Box<dyn Seat>,
 }
@@ -94,7 +94,8 @@ impl<A: Actor> Launch for ActorLaunch<A> {
     }
 }
 
-/// What ractor tells of an actor's end. May hold the old state: drop it before starting another.
+/// What ractor reports of an actor's end. May hold the old state: drop it before starting another
+/// incarnation.
 pub(crate) struct Ended {
     pub(crate) exit: Exit,
     pub(crate) state: Option<BoxedState>,
@@ -102,7 +103,8 @@ pub(crate) struct Ended {
 
 type Waiting = Arc<Mutex<HashMap<ActorId, oneshot::Sender<Ended>>>>;
 
-/// Resolves when the actor ended; fails if the link is gone. Forgets the actor when dropped.
+/// Resolves when the actor has ended; fails if the link is gone. When dropped, removes the actor from the
+/// link's table.
 pub(crate) struct Ending {
     id: ActorId,
     waiting: Waiting,
@@ -123,7 +125,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Starts a link. Its handle resolves when it is gone, and all its children are killed then.
+    /// Starts a link. The handle resolves when the link is gone; its children are killed then.
     pub(crate) async fn start() -> Result<(Self, JoinHandle<()>), SpawnErr> {
         let waiting = Waiting::default();
         let (actor, handle) = Actor::spawn(None, LinkActor, waiting.clone()).await?;
@@ -141,8 +143,9 @@ impl Link {
         actor: A,
         arguments: A::Arguments,
     ) -> Result<(ActorRef<A::Msg>, JoinHandle<Result<JoinHandle<()>, SpawnErr>>, Ending), Failure> {
-        // Held over the spawn: the actor may end, on another thread, before it is in the table, and the
-        // link waits for this lock. No name is given: ractor's registry is global and frees late.
+        // Held during the spawn: the actor may end on another thread before it is in the table, and then the
+        // link waits for this lock. The actor gets no name: ractor's registry is global, and frees names
+        // late.
         let mut waiting = lock(&self.waiting);
         let (actor, starting) = ActorRuntime::spawn_linked_instant(None, actor, arguments, self.cell.clone())
             .map_err(Failure::start)?;
@@ -156,7 +159,7 @@ impl Link {
 
 struct LinkActor;
 
-/// Forgets everybody when the link ends, so that no keeper waits for an event that cannot come.
+/// Clears the table when the link ends, so that no keeper waits for an event that cannot come.
 struct Forget(Waiting);
 
 impl Drop for Forget {
@@ -210,7 +213,8 @@ fn exit_of(reason: Option<String>) -> Exit {
     }
 }
 
-/// Nothing panics while the lock is held; if it did, the table would still be whole.
+/// Ignores poisoning: nothing panics while the lock is held, and if it did, the table would still be
+/// consistent.
 fn lock(
     waiting: &Mutex<HashMap<ActorId, oneshot::Sender<Ended>>>,
 ) -> MutexGuard<'_, HashMap<ActorId, oneshot::Sender<Ended>>> {

@@ -48,16 +48,16 @@
 //!                                                           buries it, then says "gone"
 //! ```
 //!
-//! - **Deciding is apart from doing.** What a supervisor decides is a state machine whose inputs are
-//!   facts and whose outputs are effects. So it can be tested against every input in every order, and
-//!   a stop is obeyed in whatever state it finds the tree: it overtakes a restart that is due, a start
-//!   that hangs, a backoff.
-//! - **Gone means gone.** A keeper says that a child is gone when ractor told its end, the old state was
-//!   dropped (ractor puts it into the event), and the actor's task has been joined; each bounded by
-//!   [`KILL_DEADLINE`]. Only then may the next incarnation's `pre_start` run. What does not end within the
-//!   bound, because it blocks its thread, is left behind and reported as [`Event::Stuck`].
+//! - **Deciding is separate from doing.** A supervisor's decisions are made by a state machine whose inputs
+//!   are facts and whose outputs are effects. So it can be tested against every input in every order, and a
+//!   stop is obeyed whatever state the tree is in: it overtakes a restart that is due, a start that hangs, a
+//!   backoff.
+//! - **Gone means gone.** A keeper reports that a child is gone once ractor has reported its end, the old
+//!   state has been dropped (ractor puts it into the event), and the actor's task has been joined; each wait
+//!   is bounded by [`KILL_DEADLINE`]. Only then may the next incarnation's `pre_start` run. What does not end
+//!   within the bound, because it blocks its thread, is left behind and reported as [`Event::Stuck`].
 //! - **Nobody outside holds an `ActorRef`.** They hold an [`Address`].
-//! - **A supervisor that ends leaves nobody running**: it stops its children in reverse order first,
+//! - **A supervisor that ends leaves no child running**: it stops its children in reverse order first,
 //!   also when it gives up, when its link is killed, and when its own code panics.
 //!
 //! ## A child's life
@@ -77,19 +77,19 @@
 //!
 //! ## Rules
 //!
-//! - *Start*: children start in order, each ready before the next is started. The first start is not
-//!   retried ([`FirstStart`] may say so): if a child does not come up, those that did are stopped in reverse
-//!   and [`Supervisor::start`] fails. With `one_for_one` a child that came up and fails meanwhile holds up
-//!   none of the others.
+//! - *Start*: children start in order, each ready before the next is started. The first start is not retried
+//!   (unless [`FirstStart`] says so): if a child does not come up, those that did are stopped in reverse and
+//!   [`Supervisor::start`] fails. With `one_for_one` a child that came up and fails before the others are
+//!   started does not delay them.
 //! - *End*: a panic, an `Err`, a kill are failures; a stop is not. [`Restart`] says what follows. A
 //!   permanent child that stops by itself has failed. A temporary child leaves the table.
 //! - *Restart*: those that [`Strategy`] ties to the failed child are stopped in reverse, then the wait of
 //!   its [`Backoff`] runs, then all are started in order. Temporary ones are stopped and not started
 //!   again; transient ones that had finished are (both as in OTP). A failed start is a failure like any
-//!   other. With `one_for_one` a child's restart, even one that hangs, holds nobody else up.
+//!   other. With `one_for_one` a child's restart, even one that hangs, delays no other child.
 //! - *Limit*: beyond its [`Intensity`] a child escalates or gives up ([`Beyond`]). An escalation stops the
 //!   supervisor, and is one failure of one child to the supervisor above; at the root it is the
-//!   [`Outcome`]. A restart by hand counts against nothing.
+//!   [`Outcome`]. A restart by hand counts against no limit.
 //! - *Stop*: last child first, each gone before the next is asked ([`StopOrder`]); stop, at its deadline
 //!   kill, then join.
 //!
@@ -97,11 +97,12 @@
 //!
 //! - Never `?` a cast or a reply in a handler: a peer's restart would become yours.
 //! - Keep what must outlive the actor (listeners, counters, stores) above it, captured by `make`.
-//! - Await. A handler or a drop that blocks its thread cannot be killed. And an actor that stops *itself*
-//!   and then hangs in its own `post_stop` looks alive to everybody until somebody stops or restarts it.
+//! - Await. A handler or a drop that blocks its thread cannot be killed. And an actor that stops *itself* and
+//!   then hangs in its own `post_stop` looks alive until it is stopped or restarted.
 //! - Bound the senders: ractor's mailboxes are unbounded. [`Bound`] gives out tickets to put into messages.
 //! - Keep messages small (box what is large): one big variant slows every message.
-//! - Give their own ractor children a place in the tree instead: ractor kills those without waiting.
+//! - Put actors into the tree instead of spawning ractor children of their own: ractor kills those without
+//!   waiting.
 
 #[cfg(not(panic = "unwind"))]
 compile_error!(

@@ -1,4 +1,4 @@
-//! Supervisors as children: the same keeping as for an actor, of a whole tree.
+//! Supervisors as children: the keeper of a whole tree, as there is one for an actor.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(crate) async fn keep_supervisor(
         () = ordered(orders, Order::Stop) => return stop(tree, deadlines, orders).await,
         started = &mut tree.started => match started {
             Ok(()) => ready(),
-            // It ended instead; its task tells why.
+            // It ended instead; its task's result tells why.
             Err(_) => return gone(tree.task.await, false),
         },
         () = sleep_until(until) => {
@@ -60,7 +60,7 @@ pub(crate) async fn keep_supervisor(
     }
 }
 
-/// Stops a tree in order, and at its deadline at once.
+/// Stops a tree in order; kills it at its deadline or on order.
 async fn stop(mut tree: Planted, deadlines: Deadlines, orders: &mut watch::Receiver<Order>) -> Gone {
     tree.orders.send_replace(Order::Stop);
     tokio::select! { biased;
@@ -69,7 +69,7 @@ async fn stop(mut tree: Planted, deadlines: Deadlines, orders: &mut watch::Recei
         () = sleep(deadlines.stop) => {}
     }
     tree.orders.send_replace(Order::Kill);
-    // Bounded: every keeper leaves a child that will not die behind.
+    // Bounded: every keeper leaves a child behind that will not end.
     gone(tree.task.await, true)
 }
 

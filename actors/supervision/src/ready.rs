@@ -4,7 +4,8 @@ use tokio::sync::oneshot;
 
 use crate::Failure;
 
-/// Says that a child is ready. Consumed by [`Ready::ready`]; dropping it means that the start failed.
+/// The token by which a child reports that it is ready. Consumed by [`Ready::ready`]; dropping it fails the
+/// start.
 ///
 /// A child that is made with a token counts as starting until the token is consumed: its address stays
 /// empty, the next child is not started, and its start deadline runs.
@@ -18,13 +19,13 @@ impl Ready {
         (Self(tx), rx)
     }
 
-    /// The child is ready.
+    /// Reports that the child is ready.
     pub fn ready(self) {
-        // Nobody listens any more if the start was given up meanwhile: the child is being stopped.
+        // Fails if the start was given up meanwhile: the child is being stopped.
         let _ = self.0.send(Ok(()));
     }
 
-    /// The child will not become ready, and why.
+    /// Reports that the child will not become ready, and why.
     pub fn refuse(self, why: impl std::fmt::Display) {
         let _ = self.0.send(Err(Failure::start(why)));
     }

@@ -1,4 +1,4 @@
-//! What happened, told as data to whoever listens. Reports are the layer's only voice: it logs nothing.
+//! Reports of what happened, as data for listeners. Reports are this crate's only output: it logs nothing.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,7 +30,7 @@ pub enum Event {
     Started {
         /// Milliseconds from the start to readiness.
         took_ms: u64,
-        /// Times it came up again so far; 0 the first time.
+        /// How often it has come up again so far; 0 the first time.
         restarts: u64,
     },
     /// The child failed to start, or failed while up.
@@ -40,7 +40,7 @@ pub enum Event {
         /// Milliseconds it had been up; 0 if it never was.
         uptime_ms: u64,
     },
-    /// The child ended in good order: asked to, or by itself.
+    /// The child ended in good order, asked to or by itself.
     Stopped {
         /// The reason given to `stop`, if any.
         reason: Option<String>,

@@ -1,4 +1,5 @@
-//! Carries out what a supervisor's machine decides: one task a supervisor, one keeper task a child.
+//! Carries out what a supervisor's machine decides: one task for each supervisor, one keeper task for each
+//! child.
 //!
 //! The task never waits for a child. It waits for orders, news and commands, in this order of
 //! precedence, so that a stop overtakes a restart that is due.
@@ -25,7 +26,7 @@ use crate::spec::What;
 use crate::tree::{Board, Plate, State, Status};
 use crate::{Chance, ChildSpec, ControlError, Failure, SupervisorSpec};
 
-/// What a supervisor is given from above.
+/// What a supervisor gets from the one above.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     /// Path of this supervisor; empty for the root.
@@ -48,7 +49,7 @@ enum News {
     HoldOver { key: Key, turn: u64 },
 }
 
-/// A timer that dies with its owner (a tokio task would outlive its handle).
+/// A timer that is aborted when dropped (a tokio task would outlive its handle).
 struct Timer(AbortHandle);
 
 impl Drop for Timer {
@@ -130,7 +131,7 @@ pub(crate) fn run(
         let run = shell.run(&spec, &mut orders, commands, hear, link_task);
         let end = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(end) => end,
-            // Ours, or the injected source of chance. Nothing may be left running all the same.
+            // A panic of ours, or of the injected source of jitter. Even then nothing may be left running.
             Err(panic) => {
                 shell.abandon(&mut orders).await;
                 let failure = Failure::failed(Failure::panic_text(&*panic));
@@ -199,7 +200,7 @@ impl Shell {
         }
     }
 
-    /// Gives a child its key and its place on the board.
+    /// Gives a child its key and its plate on the board.
     fn enter(&mut self, spec: ChildSpec) -> Key {
         let key = self.next_key;
         self.next_key += 1;
@@ -375,8 +376,8 @@ impl Shell {
         child.timer = Some(Timer(task.abort_handle()));
     }
 
-    /// Stops what runs without the machine, which has panicked: in reverse order, each with its own
-    /// deadline, or at once on order.
+    /// Stops what runs without the machine, since this task has panicked: in reverse order, each child with
+    /// its own deadline, or at once on order.
     async fn abandon(&mut self, orders: &mut watch::Receiver<Order>) {
         for (_, mut child) in std::mem::take(&mut self.children).into_iter().rev() {
             child.timer = None;
@@ -392,7 +393,7 @@ impl Shell {
     }
 }
 
-/// Waits for an order above `obeyed`. Whoever gave the orders being gone means kill.
+/// Waits for an order above `obeyed`. If the sender is gone, that is a kill.
 async fn raised(orders: &mut watch::Receiver<Order>, obeyed: Order) -> Order {
     match orders.wait_for(|order| *order > obeyed).await {
         Ok(order) => *order,

@@ -1,4 +1,4 @@
-//! Children and supervisors as data: what to start, and what to do when it falls.
+//! Children and supervisors as data: what to start, and what to do when it fails.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -38,27 +38,27 @@ pub enum Restart {
     Temporary,
 }
 
-/// What it means that a child does not come up the first time.
+/// What it means if a child does not come up the first time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FirstStart {
     /// The start of its supervisor fails, or its addition (as in OTP).
     #[default]
     Fatal,
-    /// It is a failure like any other, for which nobody else waits with `one_for_one`.
+    /// It is a failure like any other; with `one_for_one` no sibling waits for the child.
     Retried,
 }
 
-/// Who else is restarted with a child (as in OTP).
+/// Which siblings are restarted with a child (as in OTP).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// Nobody.
+    /// None.
     #[default]
     OneForOne,
-    /// Those that were started after it: they depend on it.
+    /// Those that were started after it, since they depend on it.
     RestForOne,
-    /// Everybody.
+    /// All.
     OneForAll,
 }
 
@@ -115,8 +115,9 @@ impl ChildSpec {
         Self::of(name.into(), What::Actor(Arc::new(ActorLaunch::with_ready(address, make))))
     }
 
-    /// A supervisor, ready when all its children are. Its deadlines are by default what its children's
-    /// add up to. When it is restarted it has the children of `spec` again, without those added later.
+    /// A supervisor, ready when all its children are. By default its deadlines are long enough for those of
+    /// its children, one after the other. When it is restarted it has the children of `spec` again, without
+    /// those added later.
     pub fn supervisor(spec: SupervisorSpec) -> Self {
         let slack = KILL_DEADLINE * 2;
         let sum = |of: fn(&ChildSpec) -> Duration| {
@@ -161,21 +162,21 @@ impl ChildSpec {
         self
     }
 
-    /// How often is too often.
+    /// How often it may be restarted.
     #[must_use]
     pub fn intensity(mut self, intensity: Intensity) -> Self {
         self.intensity = intensity;
         self
     }
 
-    /// What happens then.
+    /// What happens when it fails beyond its [`Intensity`].
     #[must_use]
     pub fn beyond(mut self, beyond: Beyond) -> Self {
         self.beyond = beyond;
         self
     }
 
-    /// What a failed first start is.
+    /// What a failed first start means.
     #[must_use]
     pub fn first_start(mut self, first_start: FirstStart) -> Self {
         self.first_start = first_start;
@@ -203,7 +204,7 @@ impl ChildSpec {
         }
     }
 
-    /// What is wrong with it or anything below, and where.
+    /// Returns where this specification, or one below it, is wrong, and why.
     pub(crate) fn fault(&self) -> Option<(String, String)> {
         let name = &*self.name;
         let here = |why: &str| Some((name.to_owned(), why.to_owned()));
@@ -238,7 +239,7 @@ impl std::fmt::Debug for ChildSpec {
 pub struct SupervisorSpec {
     /// Its name.
     pub name: Arc<str>,
-    /// Who is restarted with a failed child.
+    /// Which siblings are restarted with a failed child.
     pub strategy: Strategy,
     /// The children in start order; stopped in reverse.
     pub children: Vec<ChildSpec>,
@@ -248,8 +249,8 @@ pub struct SupervisorSpec {
     pub stop_order: StopOrder,
     /// Where jitter comes from; inherited from the supervisor above if not set.
     pub chance: Option<Chance>,
-    /// Where reports go, for those who want to hear of the first start too. Of the root's only; by
-    /// default they can be had from [`crate::Supervisor::reports`] once the tree is up.
+    /// Where reports go, for a listener that also wants those of the first start. Only the root's is used; by
+    /// default reports can be had from [`crate::Supervisor::reports`] once the tree is up.
     pub reports: Option<broadcast::Sender<Report>>,
 }
 

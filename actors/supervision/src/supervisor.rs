@@ -46,7 +46,7 @@ impl Tree {
         let mut outcome = self.outcome.clone();
         match outcome.wait_for(Option::is_some).await {
             Ok(end) => end.clone().unwrap_or(End::Stopped),
-            // The runtime took the tree down with it.
+            // The runtime was shut down, and the tree with it.
             Err(_) => End::Stopped,
         }
     }
@@ -69,7 +69,7 @@ impl Supervisor {
         let keep = orders.clone();
         tokio::spawn(async move {
             let end = task.await.unwrap_or(End::Stopped);
-            // Held until now: a tree whose orders come from nowhere would kill itself.
+            // Held until now: a tree without a sender of orders would kill itself.
             drop(keep);
             tell.send_replace(Some(end));
         });
@@ -85,7 +85,7 @@ impl Supervisor {
         }
     }
 
-    /// The tree as it is now. Asks nobody, so it answers whatever the tree is busy with.
+    /// Returns the tree as it is now. Asks no task, so it answers even if the tree is busy.
     pub async fn tree(&self) -> Result<TreeNode, ControlError> {
         if self.tree.outcome.borrow().is_some() {
             return Err(ControlError::Ended);
@@ -96,7 +96,7 @@ impl Supervisor {
     /// Adds a child below the supervisor at `path` (`""` is the root), after its other children, and
     /// waits until it is ready. If it does not come up it is taken out again.
     ///
-    /// Not waiting for the answer changes nothing: the command is carried out.
+    /// The command is carried out even if the caller stops waiting for the answer.
     pub async fn add_child(&self, path: &str, child: ChildSpec) -> Result<(), ControlError> {
         if let Some((at, why)) = child.fault() {
             return Err(ControlError::Invalid { at, why });
@@ -115,7 +115,7 @@ impl Supervisor {
         self.command(path, Op::Restart).await
     }
 
-    /// What happens from now on, in the whole tree.
+    /// Subscribes to the reports of what happens from now on, in the whole tree.
     pub fn reports(&self) -> broadcast::Receiver<Report> {
         self.tree.reports.subscribe()
     }

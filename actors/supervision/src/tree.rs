@@ -1,5 +1,5 @@
-//! The tree as data. Each supervisor keeps a board that anybody may read at any time without asking
-//! it: a supervisor that is busy, or stuck, can still be looked at.
+//! The tree as data. Each supervisor keeps a board that can be read at any time without asking its task: even
+//! a supervisor that is busy or stuck can be looked at.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,11 @@ pub struct TreeNode {
     pub name: String,
     /// What it is.
     pub kind: NodeKind,
-    /// What it does.
+    /// Its state.
     pub state: State,
     /// Milliseconds since it last became ready; none while it is not up.
     pub uptime_ms: Option<u64>,
-    /// Times it came up again, for whatever reason.
+    /// How often it has come up again, for whatever reason.
     pub restarts: u64,
     /// The last failure, kept after it came up again.
     pub last_failure: Option<Failure>,
@@ -39,7 +39,7 @@ pub enum NodeKind {
     Supervisor(Strategy),
 }
 
-/// What a node does.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -72,7 +72,7 @@ impl TreeNode {
     }
 }
 
-/// What is shown of one child; swapped whole at each change.
+/// The published status of one child; replaced as a whole at each change.
 #[derive(Clone, Debug)]
 pub(crate) struct Status {
     pub(crate) state: State,
@@ -91,7 +91,7 @@ pub(crate) struct Plate {
     pub(crate) below: ArcSwapOption<Board>,
 }
 
-/// What one supervisor shows.
+/// The published state of one supervisor and its children.
 #[derive(Debug)]
 pub(crate) struct Board {
     pub(crate) name: Arc<str>,
@@ -112,7 +112,7 @@ impl Board {
         })
     }
 
-    /// The root's own node.
+    /// Returns the node of the root, whose board this is.
     pub(crate) fn read(&self) -> TreeNode {
         TreeNode {
             name: self.name.to_string(),

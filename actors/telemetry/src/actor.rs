@@ -1,6 +1,6 @@
 //! The telemetry actor: owns the audit writer and the metrics endpoint, and fails when one of them ends, so
-//! that its supervisor restarts both. All that matters lives above it: the log's queue and file, the
-//! recorder, the listener.
+//! that its supervisor restarts both. All that must survive a restart lives above the actor: the log's queue
+//! and file, the recorder, the listener.
 
 use std::sync::Arc;
 
@@ -11,22 +11,21 @@ use tokio::task::JoinSet;
 use crate::audit::AuditLog;
 use crate::metrics::{Recorder, server};
 
-/// The actor. Stateless itself.
+/// The actor. It has no state of its own but its tasks.
 #[derive(Debug, Default)]
 pub struct TelemetryActor;
 
-/// What it is told. While it is down, messages are dropped: none carries anything that matters.
+/// Its messages. While it is down they are dropped: none carries anything that must not be lost.
 #[derive(Debug)]
 pub enum Msg {
-    /// One of its tasks ended, which none ever should. Sent by the tasks; dropped when the actor is down
-    /// anyway.
+    /// One of its tasks ended, which none ever should. Sent by the tasks.
     TaskEnded(&'static str),
     /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor
     /// is down.
     InjectPanic,
 }
 
-/// What it works on; all of it outlives it.
+/// What the actor works on; all of it outlives the actor.
 #[derive(Debug, Clone)]
 pub struct TelemetryArguments {
     /// The audit log.
@@ -46,7 +45,7 @@ enum Failure {
     Listener(#[from] std::io::Error),
 }
 
-/// Tells the actor that a task ended, however it did.
+/// Tells the actor that a task ended, however it ended.
 struct Alarm {
     actor: ActorRef<Msg>,
     task: &'static str,
@@ -54,14 +53,14 @@ struct Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // Fails only when the actor is gone, and with it the reason to tell it.
+        // Fails only if the actor is gone, which then need not be told.
         let _ = self.actor.cast(Msg::TaskEnded(self.task));
     }
 }
 
 impl Actor for TelemetryActor {
     type Msg = Msg;
-    /// Dropped with the actor, whichever way it ends, and the tasks with it.
+    /// Dropped when the actor ends in whichever way, which aborts the tasks.
     type State = JoinSet<()>;
     type Arguments = TelemetryArguments;
 

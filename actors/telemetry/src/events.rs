@@ -1,5 +1,5 @@
-//! The live feed of audit records, for whoever watches (the control socket's event stream). A slow watcher
-//! loses the oldest and is told how many; it never slows the writer.
+//! The live feed of audit records for watchers (the control socket's event stream). A slow watcher misses the
+//! oldest records and is told how many; it never slows the writer.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::audit::Record;
 /// Records kept for a slow watcher.
 pub const FEED_LENGTH: usize = 1024;
 
-/// Where the records come out. Clones share one feed; it lives above every actor.
+/// The feed of written records. Clones share one feed; it outlives every actor.
 #[derive(Debug, Clone)]
 pub struct Feed(broadcast::Sender<Arc<Record>>);
 
@@ -21,14 +21,14 @@ impl Default for Feed {
 }
 
 impl Feed {
-    /// A feed that nobody watches yet.
+    /// Makes a feed without watchers.
     #[must_use]
     pub fn new() -> Self {
         Self(broadcast::Sender::new(FEED_LENGTH))
     }
 
-    /// Every record written from now on, redacted and durable. `RecvError::Lagged(n)` says that n were
-    /// missed.
+    /// Subscribes to every record written from now on, redacted and durable. `RecvError::Lagged(n)` means
+    /// that n were missed.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
         self.0.subscribe()

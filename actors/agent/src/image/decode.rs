@@ -1,5 +1,5 @@
 //! Layers as they are stored: plain, gzip (any number of members), zstd (any number of frames). Both decoders
-//! are safe Rust; the media type says which, nothing is guessed.
+//! are safe Rust. The media type decides which is used; nothing is guessed.
 
 use super::bounds::MAX_WINDOW;
 use super::{ImageError, refused};

@@ -1,6 +1,6 @@
-//! One layer's tar archive as judged entries: names are made of plain components, sizes are bounded, long
-//! names are resolved by our own few lines (so that no second parser may see another archive), and what has
-//! no place in an image is refused here. Knows no filesystem.
+//! Turns one layer's tar archive into judged entries: names consist of plain components, sizes are bounded,
+//! long names are resolved by our own few lines (so that no second parser may see another archive), and what
+//! has no place in an image is refused. Touches no filesystem.
 
 use super::bounds::{MAX_DEPTH, MAX_EXTENSION, MAX_FILE, MAX_NAME, MAX_PATH};
 use super::{ImageError, refused};
@@ -10,16 +10,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use tar::EntryType;
 
-/// Below the root, of plain components; empty for the root itself.
+/// A path below the root, of plain components; empty for the root itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place(PathBuf);
 
 /// Which bytes a name may have, a NUL aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Names {
-    /// None that would steer a terminal: no image needs one.
+    /// No control characters, which would steer a terminal: no image needs one.
     Plain,
-    /// Whichever a filesystem takes: what an agent has made is kept as it is.
+    /// Any that a filesystem takes: what an agent has made is kept as it is.
     Any,
 }
 
@@ -77,7 +77,7 @@ impl Place {
     }
 }
 
-/// What an entry is to make, or to take away.
+/// What an entry makes.
 #[derive(Debug)]
 pub(crate) enum Kind {
     Directory,
@@ -119,7 +119,7 @@ impl Extended {
                 let bytes = read_extension(raw)?;
                 self.records(&bytes)?;
             }
-            // For all entries to come: real ones hold a comment (git archive).
+            // Applies to all entries that follow; those met in practice hold a comment (git archive).
             EntryType::XGlobalHeader => {
                 let mut global = Self::default();
                 global.records(&read_extension(raw)?)?;
@@ -162,7 +162,7 @@ impl Extended {
     }
 }
 
-/// Judges an entry, with what was said about it before.
+/// Judges an entry, together with the extended headers before it.
 pub(crate) fn judge<R: Read>(
     raw: &tar::Entry<'_, R>,
     extended: Extended,
@@ -173,7 +173,7 @@ pub(crate) fn judge<R: Read>(
     let place = Place::judged(&name, names)?;
     let wrong = |why: &str| refused(format!("entry {:?}: {why}", shown(&name)));
     let size = raw.size();
-    // Two sizes are two archives: which of them was judged depends on who reads.
+    // With two sizes there are two archives: which of them was judged depends on the reader.
     if extended.size.is_some_and(|said| said != size) {
         return Err(wrong("its extended header gives another size than its header"));
     }
@@ -185,7 +185,7 @@ pub(crate) fn judge<R: Read>(
             extended.target.clone().or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
         let bytes =
             bytes.filter(|bytes| !bytes.is_empty()).ok_or_else(|| wrong("it is a link to nothing"))?;
-        // A system takes no longer one (symlink(2)).
+        // The kernel takes no longer target (symlink(2)).
         if bytes.len() >= MAX_PATH || bytes.iter().any(|byte| names.refuse(*byte)) {
             return Err(wrong("its target is too long, or holds a control character"));
         }
@@ -211,7 +211,7 @@ pub(crate) fn judge<R: Read>(
     Ok(Entry { place, kind, mode, modified, size })
 }
 
-/// A long name of GNU's: ends at its NUL.
+/// Reads a long name in GNU's form, which ends at its NUL.
 fn text<R: Read>(raw: &mut tar::Entry<'_, R>) -> Result<Vec<u8>, ImageError> {
     let mut bytes = read_extension(raw)?;
     if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
@@ -249,7 +249,8 @@ fn number(digits: &[u8]) -> Option<u64> {
     plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
 }
 
-/// For messages: an archive's bytes must not reach a terminal as they are (`{:?}` escapes the rest).
+/// Prepares a name for a message: an archive's bytes must not reach a terminal as they are (`{:?}` escapes
+/// the rest).
 pub(crate) fn shown(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(name);
     text.chars().take(200).collect()

@@ -1,5 +1,5 @@
-//! One layer applied to a tree (image-spec, layer.md): entries made in order, whiteouts taking away what
-//! lower layers brought and never what this one did.
+//! Applies one layer to a tree (image-spec, layer.md): makes entries in order; whiteouts remove what lower
+//! layers brought, never what this layer brought itself.
 
 use super::bounds::MAX_ENTRIES;
 use super::entry::{Entry, Extended, Kind, Names, Place, judge};
@@ -22,7 +22,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// One more.
+    /// Counts one entry; fails beyond [`MAX_ENTRIES`].
     pub(super) fn count(&mut self) -> Result<(), ImageError> {
         self.entries += 1;
         match self.entries > MAX_ENTRIES {
@@ -35,9 +35,9 @@ impl Tally {
 /// What an entry's name says beyond its place (layer.md, "Whiteouts").
 enum Name {
     Ordinary,
-    /// Takes away this name beside it.
+    /// Removes this name, which lies beside the entry.
     Whiteout(Place),
-    /// Takes away all that lies beside it.
+    /// Removes everything in this directory, in which the entry lies.
     Opaque(Place),
     /// Bookkeeping of AUFS.
     Ignored,
@@ -46,10 +46,10 @@ enum Name {
 /// What a layer has said so far.
 #[derive(Default)]
 struct Layer {
-    /// The places of what it made, which its whiteouts leave.
+    /// The places that the layer made, which its whiteouts leave alone.
     made: HashSet<PathBuf>,
-    /// Its whiteouts. A second one of a place would take nothing away, and may look through as many names as
-    /// there are.
+    /// The layer's whiteouts. A second one of the same place would remove nothing, but might look through
+    /// very many names: it is skipped.
     whiteouts: HashSet<PathBuf>,
 }
 
@@ -150,7 +150,7 @@ fn meaning(place: &Place) -> Result<Name, ImageError> {
 fn make(tree: Tree<'_>, entry: &Entry, content: &mut impl Read, tally: &mut Tally) -> Result<(), ImageError> {
     let Entry { place, kind, mode, modified, size } = entry;
     let Some((parent, name)) = tree.make_parent(place, || tally.count())? else {
-        // The root itself: it is there, and its mode is ours.
+        // The root itself: it exists already, and we decide its mode.
         return match kind {
             Kind::Directory => Ok(()),
             _ => Err(refused("an entry makes the root something else than a directory")),

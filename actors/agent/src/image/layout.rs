@@ -36,7 +36,7 @@ pub(super) fn open(path: &Path) -> Result<File, ImageError> {
     let shown = path.display();
     let file = std::fs::OpenOptions::new()
         .read(true)
-        // Never waits, should it be a named pipe.
+        // Doesn't block, should it be a named pipe.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(|error| match error.kind() {
@@ -51,7 +51,7 @@ pub(super) fn open(path: &Path) -> Result<File, ImageError> {
 }
 
 impl Layout {
-    /// Looks for the layout in what was opened.
+    /// Finds the layout in an opened directory or archive.
     pub(super) fn of(file: File) -> Result<Self, ImageError> {
         let meta = file.metadata().map_err(super::system("the image"))?;
         if meta.is_dir() {
@@ -67,12 +67,12 @@ impl Layout {
         Ok(Self::Archive { file, members })
     }
 
-    /// A small document that no digest is known of.
+    /// Reads a small document by name, for which no digest is known.
     pub(super) fn named(&self, name: &str) -> Result<Vec<u8>, ImageError> {
         read_document(self.find(name)?.bytes, name)
     }
 
-    /// A small document, verified.
+    /// Reads a small document and verifies its digest.
     pub(super) fn document(
         &self,
         digest: Digest,
@@ -93,7 +93,7 @@ impl Layout {
         Ok(bytes)
     }
 
-    /// Any blob; whoever reads it must also finish it.
+    /// Opens a blob; the reader must also call [`Verified::finish`].
     pub(super) fn blob(
         &self,
         digest: Digest,
@@ -104,7 +104,7 @@ impl Layout {
             ImageError::Refused(_) => refused(format!("{what} ({digest}) is not in it")),
             other => other,
         })?;
-        // Before a byte of it is read: what it may grow to is reckoned by its size.
+        // Checked before a byte is read: how much a layer may unpack to depends on this size.
         if let Size::Exactly(said) = size
             && said != stored.length
         {
@@ -178,7 +178,7 @@ fn scan(file: &File) -> Result<BTreeMap<String, Span>, ImageError> {
         if span.start.checked_add(span.length).is_none_or(|end| end > length) {
             return Err(refused(format!("its member {name:?} is cut off")));
         }
-        // Which of two is meant would depend on who reads.
+        // Which of two members is meant would depend on the reader.
         if members.insert(name.trim_start_matches("./").to_owned(), span).is_some() {
             return Err(refused(format!("it holds {name:?} twice")));
         }
@@ -186,7 +186,7 @@ fn scan(file: &File) -> Result<BTreeMap<String, Span>, ImageError> {
     Ok(members)
 }
 
-/// Bytes of an archive, read where they are.
+/// A part of a file, read in place.
 pub(crate) struct Slice<'a> {
     pub(crate) file: &'a File,
     pub(crate) at: u64,

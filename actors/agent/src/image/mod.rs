@@ -95,7 +95,8 @@ pub enum ImageError {
     },
 }
 
-/// What an image says of itself may stand in `why`: on one line, and doing nothing to a terminal.
+/// Escapes control characters in `why`, which may quote the image: it must stay on one line and do nothing to
+/// a terminal.
 fn refused(why: impl AsRef<str>) -> ImageError {
     let plain = |c: char| match c.is_control() {
         true => c.escape_default().to_string(),

@@ -1,6 +1,6 @@
 //! The documents of an OCI image, as far as unpacking one reads them (image-spec v1.1: image-layout.md,
-//! image-index.md, manifest.md, config.md). Own structures instead of a crate's: eight of them, and what is
-//! not read can't mislead.
+//! image-index.md, manifest.md, config.md). Our own structures instead of a crate's: there are eight, and a
+//! field that isn't read can't mislead.
 
 use super::refused;
 use super::{Digest, ImageError};
@@ -34,7 +34,7 @@ pub(super) struct Annotations {
     pub(super) full_name: Option<String>,
 }
 
-/// What a manifest of an index is for.
+/// The machine that a manifest in an index is for.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Platform {
     pub(super) architecture: String,
@@ -47,7 +47,7 @@ impl Platform {
     }
 }
 
-/// An index or a manifest: which of them it is, its members say.
+/// An index or a manifest: its members tell which.
 #[derive(Debug, Deserialize)]
 struct Document {
     manifests: Option<Vec<Descriptor>>,
@@ -68,7 +68,8 @@ pub(super) struct Manifest {
     pub(super) layers: Vec<Descriptor>,
 }
 
-/// Of the image's config: for which machine it is, and what its layers are once uncompressed.
+/// The parts of an image's config that are read: the machine that it is for, and the digests of its
+/// uncompressed layers.
 #[derive(Debug, Deserialize)]
 pub(super) struct Config {
     pub(super) architecture: String,
@@ -113,18 +114,18 @@ pub(super) fn config(bytes: &[u8]) -> Result<Config, ImageError> {
     Ok(config)
 }
 
-/// The one manifest of an index that is for this machine.
+/// Returns the first manifest of an index that is for this machine.
 pub(super) fn for_this_machine(manifests: &[Descriptor]) -> Result<&Descriptor, ImageError> {
     let mut ours = manifests.iter().filter(|one| one.platform.as_ref().is_some_and(Platform::is_ours));
     let found = ours.next().or(match manifests {
-        // An index of one image need not say what it is for: its config does.
+        // The only manifest of an index need not name a platform: the image's config does.
         [only] if only.platform.is_none() => Some(only),
         _ => None,
     });
     found.ok_or_else(|| refused(format!("its index has no image for linux/{}", architecture())))
 }
 
-/// As images name it (Go's names).
+/// This machine's architecture as images name it (Go's names).
 pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

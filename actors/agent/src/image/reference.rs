@@ -1,5 +1,5 @@
-//! What `--root` names. An image is named by path *and* digest: [`Reference`] has no other form, so nothing
-//! further in can meet a mutable tag.
+//! What `--root` names. An image is named by path *and* digest: [`Reference`] has no other form, so no code
+//! behind this can meet a mutable tag.
 
 use super::ImageError;
 use std::fmt;
@@ -51,7 +51,7 @@ impl FromStr for Digest {
 pub struct Reference {
     /// A layout's directory, or an archive of one.
     pub path: PathBuf,
-    /// Of its manifest, or of an index that leads to it.
+    /// Digest of its manifest, or of an index that leads to it.
     pub digest: Digest,
 }
 
@@ -62,7 +62,8 @@ pub enum Wanted {
     Directory(PathBuf),
     /// An image.
     Image(Reference),
-    /// An image by a name that may mean another one tomorrow: refused, once it is known what to say.
+    /// An image by a name that may mean another one tomorrow: it is refused, with a message that says what to
+    /// pin.
     Mutable {
         /// The layout or archive.
         path: PathBuf,

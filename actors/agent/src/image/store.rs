@@ -5,9 +5,9 @@
 //! STATE/.images/DIGEST.partial    being unpacked; left by a killed command, it goes at the next start that wants any image
 //! STATE/.images/DIGEST.lock       held while unpacking; it has the seal of what was unpacked ([`whole`])
 //! ```
-//! Only its seal makes it an image, written after everything has been verified and is on disk: so what a
-//! killed command leaves is never used, and what a broken-off removal leaves neither. Nobody but the
-//! command's user may enter `.images`; sandboxes get mounts of what is in it.
+//! A directory counts as an image only if its seal matches, which is written after everything has been
+//! verified and is on disk. So what a killed command or a broken-off removal leaves is never used. Nobody but
+//! the command's user may enter `.images`; sandboxes get mounts of what is in it.
 
 use super::bounds::{MAX_FILE, MAX_MEMORY};
 use super::layout::{self, Layout};
@@ -24,13 +24,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// How long until we look again whether whoever unpacks an image is done.
+/// Milliseconds between two looks whether another process is done with unpacking an image.
 const LOOK_AGAIN: u16 = 100;
 
-/// What the name of an image ends with while it is unpacked.
+/// Suffix of an image's name while it is unpacked.
 const PARTIAL: &str = ".partial";
 
-/// See the module.
+/// A store of unpacked images; see the module.
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: PathBuf,
@@ -53,11 +53,11 @@ impl Store {
         Self { dir: state.join(".images") }
     }
 
-    /// The image's root: there already, or unpacked now. `begin` is called before it is unpacked. The caller
-    /// must be single-threaded.
+    /// Returns the image's root, and unpacks the image first if it isn't there. `begin` is called before
+    /// unpacking. The caller must be single-threaded.
     ///
     /// # Errors
-    /// See [`ImageError`]. Nothing half-made is left where anybody would use it.
+    /// See [`ImageError`]. Nothing half-made is left where it could be used.
     pub fn fetch(&self, image: &Reference, ids: Ids, begin: impl FnOnce()) -> Result<Unpacked, ImageError> {
         let told = |source: io::Error| ImageError::Store { path: self.dir.clone(), source };
         let path = self.dir.join(image.digest.hex());
@@ -94,14 +94,14 @@ impl Store {
         Ok(Unpacked { path, left_out: (!left_out.is_empty()).then_some(left_out) })
     }
 
-    /// Makes what is on disk an image.
+    /// Seals what is on disk, by which it becomes an image.
     fn seal(&self, path: &Path, mut lock: &File) -> io::Result<()> {
         lock.write_all(whole::seal(File::open(path)?.as_fd())?.as_bytes())?;
         lock.sync_all()?;
         File::open(&self.dir)?.sync_all()
     }
 
-    /// Whether an image is there, all of it.
+    /// Whether an image is there and complete.
     fn is_whole(&self, digest: Digest) -> io::Result<bool> {
         let is_sealed = || -> io::Result<bool> {
             let seal = fs::read(self.lock_at(digest))?;
@@ -114,8 +114,8 @@ impl Store {
         }
     }
 
-    /// Removes what killed commands were unpacking, which may be much. What somebody unpacks now is locked.
-    /// That something can't be removed keeps nobody from what is whole.
+    /// Removes what killed commands were unpacking, which may be much. What is being unpacked is locked, and
+    /// stays. If something can't be removed, whole images can still be used.
     fn clear_left(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -131,8 +131,8 @@ impl Store {
         }
     }
 
-    /// Whether there is a store: what is in it is believed by its name alone, so nobody else may have made
-    /// it.
+    /// Whether the store exists. Fails if it isn't this user's: images in it are trusted by name, so nobody
+    /// else may have made it.
     fn is_ours(&self) -> io::Result<bool> {
         match fs::symlink_metadata(&self.dir) {
             Ok(meta) if meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() => Ok(true),
@@ -142,7 +142,7 @@ impl Store {
         }
     }
 
-    /// Waits while somebody else unpacks the image, unless asked to end.
+    /// Takes the image's lock: waits while another process unpacks it, unless this one is asked to end.
     fn lock(&self, image: &Reference) -> io::Result<File> {
         let file = self.lock_of(image.digest)?;
         let requests = sys::signals::Requests::of_blocked()?;
@@ -187,7 +187,7 @@ impl Store {
     }
 }
 
-/// As whom an image is read.
+/// The user that an image is read as.
 fn user(ids: Ids) -> Id {
     match ids {
         Ids::Rootless { operator } => operator,
@@ -209,12 +209,12 @@ fn fill(partial: &Path, source: File, image: &Reference, ids: Ids) -> Result<Str
         let layout = Layout::of(source.try_clone().map_err(super::system("the image"))?)?;
         unpack::unpack(&layout, digest, into.as_fd())
     })?;
-    // A name that a power cut leaves must be of a whole image.
+    // A name that survives a power cut must be that of a whole image.
     nix::unistd::syncfs(&into).map_err(|error| told(error.into()))?;
     Ok(said)
 }
 
-/// A whole tree, or nothing; never through a link (std's promise).
+/// Removes a whole tree if there is one; never through a link (std's promise).
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -226,7 +226,7 @@ fn remove(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Until its digest is wanted again may be for ever.
+    /// It must not wait until the same digest is wanted again, which may never be.
     #[test]
     fn what_a_killed_command_was_unpacking_goes_when_any_image_is_wanted() {
         let state = tempfile::tempdir().unwrap();

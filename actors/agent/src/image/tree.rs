@@ -1,5 +1,5 @@
 //! Changes beneath one directory. Every parent is opened by openat2(2) beneath that directory and through no
-//! link, and what is then done is done by its last name in that parent, which no call here follows. So an
+//! link. The change is then made by the path's last name in that parent, which no call here follows. So an
 //! archive's links lead nowhere while it is unpacked, whatever they say.
 
 use super::entry::Place;
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// See the module.
+/// The directory beneath which changes are made; see the module.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tree<'fd> {
     root: BorrowedFd<'fd>,
@@ -32,9 +32,9 @@ pub(crate) enum Found {
     Other,
 }
 
-/// Directories must stay ours to change and to take away.
+/// Bits that every directory gets: we must be able to change and to remove it.
 const DIRECTORY: u32 = 0o700;
-/// What is shown must be readable by whom it is shown to.
+/// Bits that every file gets: the user whom it is shown to must be able to read it.
 const FILE: u32 = 0o400;
 
 impl<'fd> Tree<'fd> {
@@ -42,7 +42,7 @@ impl<'fd> Tree<'fd> {
         Self { root }
     }
 
-    /// The directory that a place lies in.
+    /// Opens the directory that a place lies in; returns it and the place's name there.
     pub(crate) fn parent(&self, place: &Place) -> Result<Option<(OwnedFd, OsString)>, ImageError> {
         let Some((parent, name)) = place.split() else { return Ok(None) };
         match self.open(parent) {
@@ -51,8 +51,8 @@ impl<'fd> Tree<'fd> {
         }
     }
 
-    /// The same, making the directories on the way that aren't there, as archives without entries for them
-    /// need. Each is counted before it is made: one short name can be the way to a hundred of them.
+    /// As [`Self::parent`], but makes the missing directories on the way, which archives without entries for
+    /// them need. Each is counted before it is made: one short name can lead through a hundred of them.
     pub(crate) fn make_parent(
         &self,
         place: &Place,
@@ -85,7 +85,7 @@ impl<'fd> Tree<'fd> {
         beneath(self.root, path)
     }
 
-    /// A directory, the root itself included.
+    /// Opens a directory, which may be the root itself.
     pub(crate) fn directory(&self, place: &Place) -> Result<Option<OwnedFd>, ImageError> {
         match self.open(place.path()) {
             Ok(fd) => Ok(Some(fd)),
@@ -95,7 +95,7 @@ impl<'fd> Tree<'fd> {
     }
 }
 
-/// A directory below, through no link.
+/// Opens a directory below another, through no link.
 pub(crate) fn beneath(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
@@ -129,7 +129,7 @@ fn stat(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<FileStat>> {
     }
 }
 
-/// What a name in a directory is.
+/// Returns what a name in a directory is.
 pub(crate) fn find(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Found> {
     Ok(match stat(dir, name)? {
         None => Found::Nothing,
@@ -141,7 +141,7 @@ pub(crate) fn find(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Found> {
     })
 }
 
-/// A directory: made, or kept with another mode.
+/// Makes a directory, or gives the one that is there this mode.
 pub(crate) fn make_directory(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> nix::Result<()> {
     match mkdirat(dir, name, Mode::from_bits_truncate(DIRECTORY)) {
         Ok(()) | Err(Errno::EEXIST) => {}
@@ -151,40 +151,41 @@ pub(crate) fn make_directory(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> ni
     fchmod(made, Mode::from_bits_truncate(mode | DIRECTORY))
 }
 
-/// An empty file that wasn't there.
+/// Makes an empty file, which must not exist.
 pub(crate) fn make_file(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<File> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(dir, name, flags, Mode::from_bits_truncate(0o600)).map(File::from)
 }
 
-/// A written file's mode and time: Python's caches go by the time.
+/// Sets a written file's mode and time: Python's caches go by the time.
 pub(crate) fn finish_file(file: &File, mode: u32, modified: (i64, u32)) -> nix::Result<()> {
     finish(file.as_fd(), mode | FILE, modified)
 }
 
-/// The mode and time of what was opened.
+/// Sets the mode and time of an open file or directory.
 pub(crate) fn finish(fd: BorrowedFd<'_>, mode: u32, (seconds, nanoseconds): (i64, u32)) -> nix::Result<()> {
     fchmod(fd, Mode::from_bits_truncate(mode))?;
     let time = TimeSpec::new(seconds, nanoseconds.into());
     futimens(fd, &time, &time)
 }
 
-/// A symbolic link, whatever it says.
+/// Makes a symbolic link, whatever its target.
 pub(crate) fn make_link(dir: BorrowedFd<'_>, name: &OsStr, target: &Path) -> nix::Result<()> {
     symlinkat(target, dir, name)
 }
 
-/// Another name of a file.
+/// Gives a file another name.
 pub(crate) fn make_hard_link(
     from: (BorrowedFd<'_>, &OsStr),
     to: (BorrowedFd<'_>, &OsStr),
 ) -> nix::Result<()> {
-    // Without AT_SYMLINK_FOLLOW; that it is a file, the caller has seen, and nobody else is here.
+    // Without AT_SYMLINK_FOLLOW. The caller has seen that it is a file, and no other process changes this
+    // tree.
     linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
 }
 
-/// Takes away what is there, all of it, but the paths to keep and the directories that hold one.
-/// True when nothing stayed.
+/// Removes what is there with all below it, except the paths to keep and the directories that hold one. True
+/// if nothing is left.
 pub(crate) fn remove(
     dir: BorrowedFd<'_>,
     name: &OsStr,
@@ -205,7 +206,7 @@ pub(crate) fn remove(
     }
 }
 
-/// The same for all that lies in a directory.
+/// As [`remove`], for everything in a directory.
 pub(crate) fn empty(dir: BorrowedFd<'_>, path: &Path, keep: &HashSet<PathBuf>) -> nix::Result<bool> {
     let mut all = true;
     for name in names(dir)? {
@@ -214,16 +215,16 @@ pub(crate) fn empty(dir: BorrowedFd<'_>, path: &Path, keep: &HashSet<PathBuf>) -
     Ok(all)
 }
 
-/// Takes away what is there, all of it, whatever modes its directories have. By descriptor: no path in it is
-/// too long.
+/// Removes what is there with all below it, whatever modes its directories have. Works by descriptors, so no
+/// path in it is too long.
 ///
 /// # Errors
-/// What the kernel says; then part of it may be gone.
+/// The kernel's; then a part may be gone.
 pub fn take_away(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<()> {
     match find(dir, name)? {
         Found::Nothing => Ok(()),
         Found::Directory => {
-            // Never through a link, should it be one by now.
+            // Doesn't follow a link, should it be one by now.
             fchmodat(dir, name, Mode::from_bits_truncate(DIRECTORY), FchmodatFlags::NoFollowSymlink)?;
             let below = beneath(dir, Path::new(name))?;
             for name in names(below.as_fd())? {
@@ -235,7 +236,8 @@ pub fn take_away(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<()> {
     }
 }
 
-/// What is in a directory. It is open no longer than that takes: on the way down one descriptor a level is.
+/// Lists a directory. Its own descriptor is closed afterwards, so that only one descriptor for each level is
+/// open on the way down.
 fn names(dir: BorrowedFd<'_>) -> nix::Result<Vec<OsString>> {
     let mut listing = nix::dir::Dir::from_fd(beneath(dir, Path::new("."))?)?;
     let mut names = Vec::new();
@@ -253,7 +255,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
-    /// As an ordinary user this is what modes keep from.
+    /// Meaningful as an ordinary user, whom modes keep from removing.
     #[test]
     fn a_tree_deeper_than_any_path_goes_whatever_its_modes_and_a_link_in_it_leads_nowhere() {
         let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

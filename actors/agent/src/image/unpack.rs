@@ -1,5 +1,5 @@
-//! A pinned image, unpacked: manifest by digest, config and layers by the manifest, each layer's plain bytes
-//! by the config. Nothing is believed that doesn't hang on the pinned digest.
+//! Unpacks a pinned image. The digest verifies the manifest, the manifest the config and the stored layers,
+//! the config each layer's plain bytes. Nothing is believed that isn't verified from the pinned digest.
 
 use super::bounds::{FREE_UNPACKED, MAX_EXPANSION, MAX_LAYERS, MAX_UNPACKED};
 use super::layer::{self, Tally};
@@ -10,7 +10,7 @@ use super::verify::{Size, Verified};
 use super::{Digest, ImageError, refused};
 use std::os::fd::BorrowedFd;
 
-/// Unpacks into an empty directory and says what was left out, if anything.
+/// Unpacks into an empty directory; returns a text of what was left out, empty if nothing was.
 pub(super) fn unpack(layout: &Layout, pinned: Digest, into: BorrowedFd<'_>) -> Result<String, ImageError> {
     let manifest = manifest(layout, pinned)?;
     if manifest.layers.len() > MAX_LAYERS {
@@ -49,7 +49,7 @@ fn one_layer(
     let decoded = oci_decoder(&descriptor.media_type, &mut stored)?;
     let mut plain = Verified::new(decoded, diff_id, Size::AtMost(most), format!("{name}, unpacked,"));
     let applied = layer::apply(tree, &mut plain, tally);
-    // A changed byte is told as such, whatever it made of the archive.
+    // A wrong digest is reported first, whatever errors the changed bytes caused in the archive.
     let plain = plain.finish();
     stored.finish()?;
     applied?;
@@ -85,9 +85,9 @@ fn manifest(layout: &Layout, pinned: Digest) -> Result<Manifest, ImageError> {
     }
 }
 
-/// What could be pinned: a line for each image of a layout, or the one that a tag names now.
+/// Lists what could be pinned: a line for each image of a layout, or for the one that a tag names now.
 pub(super) fn candidates(layout: &Layout, path: &str, tag: Option<&str>) -> Result<String, ImageError> {
-    /// A layout of more images than this is a registry's, and its operator knows the digest.
+    /// Bounds the images listed: a layout of more belongs to a registry, whose operator knows the digest.
     const SHOWN: usize = 16;
     let all = oci::index(&layout.named("index.json")?)?;
     let names = |one: &Descriptor| [one.annotations.name.clone(), one.annotations.full_name.clone()];

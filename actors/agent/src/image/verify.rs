@@ -1,11 +1,11 @@
-//! A reader that hashes what passes, stops at a size, and says in the end whether it was what it was named
-//! for.
+//! A reader that hashes what passes, fails beyond a size, and tells in the end whether size and digest were
+//! as expected.
 
 use super::{Digest, ImageError, refused};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read};
 
-/// What is expected of the bytes.
+/// How many bytes are expected.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Size {
     /// Exactly so many.
@@ -14,7 +14,7 @@ pub(crate) enum Size {
     AtMost(u64),
 }
 
-/// See the module.
+/// A verifying reader; see the module.
 pub(crate) struct Verified<R> {
     inner: R,
     hasher: Sha256,
@@ -24,7 +24,7 @@ pub(crate) struct Verified<R> {
     what: String,
 }
 
-/// Why bytes are not as many as was said of them.
+/// The error for bytes that are more or fewer than their descriptor says.
 pub(crate) fn another_size(what: &str, there_are: u64, said: u64) -> ImageError {
     refused(format!("{what} has {there_are} bytes, and its descriptor says {said}"))
 }
@@ -34,7 +34,7 @@ impl<R: Read> Verified<R> {
         Self { inner, hasher: Sha256::new(), expected, size, seen: 0, what }
     }
 
-    /// Reads what nobody has read and compares.
+    /// Reads the rest, and compares size and digest. Returns the number of bytes.
     pub(crate) fn finish(mut self) -> Result<u64, ImageError> {
         io::copy(&mut self, &mut io::sink()).map_err(|error| refused(format!("{}: {error}", self.what)))?;
         match self.size {

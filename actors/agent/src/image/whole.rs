@@ -1,12 +1,12 @@
-//! Whether what was unpacked is all there still, told at every start without a walk through it.
+//! Tells at every start, without a walk through it, whether an unpacked image is still complete.
 //!
-//! `rm -r` of an image, or of anything that it lies in, takes the deepest first, and in each directory what
-//! is listed first: so the first thing to go lies at the end of the *first way*, which leads from the root to
-//! its first name, to the first in that, and so on. Gone, it leaves another time on the directory that it lay
-//! in. The seal is made of the names and times along that way.
+//! `rm -r` of an image, or of anything that it lies in, removes the deepest first, and in each directory what
+//! is listed first. So the first thing to go lies at the end of the *first way*, which leads from the root to
+//! the first name in it, to the first in that, and so on. Its removal changes the time of the directory that
+//! it lay in. The seal is made of the names and times along that way.
 //!
-//! It tells a removal that was broken off. It must never be taken for proof against somebody who may write
-//! here: of a piece that is taken out of the middle it knows nothing.
+//! The seal detects a removal that was broken off. It must never be taken for proof against somebody who may
+//! write here: it doesn't notice a piece that is taken out of the middle.
 
 use super::tree::{self, Found};
 use nix::sys::stat::fstat;
@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The seal of what is there now.
+/// Computes the seal of what is there now.
 pub(super) fn seal(root: BorrowedFd<'_>) -> nix::Result<String> {
     let mut seal = Sha256::new();
     let mut dir = tree::beneath(root, Path::new("."))?;
@@ -56,7 +56,7 @@ mod tests {
         seal(fs::File::open(root).unwrap().as_fd()).unwrap()
     }
 
-    /// As `rm -r` does, until so many are gone.
+    /// Removes as `rm -r` does, until this many are gone.
     fn remove(dir: &Path, left: &mut usize) {
         for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
             let is_dir = entry.file_type().unwrap().is_dir();
@@ -93,7 +93,7 @@ mod tests {
         }
     }
 
-    /// The way leads through no link, and ends in an empty root too.
+    /// The way leads through no link; in an empty root it ends at once.
     #[test]
     fn a_link_is_the_end_of_the_way() {
         let root = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Capabilities: none, in no set, for good, and read back to be sure (capabilities(7)).
+//! Drops every capability from every set for good, and reads the sets back to be sure (capabilities(7)).
 //!
-//! Two stages. Before the change of user those go with which cages are broken; with it the rest, the ones
-//! that the change itself needs among them. What is not there isn't dropped, so on a machine that gives
-//! little this is cheap.
+//! Two stages: the capabilities that break cages are dropped before the change of user, the rest with it,
+//! among them those that the change itself needs. A capability that isn't there isn't dropped, so this is
+//! cheap on a machine that grants few.
 
 use crate::sys;
 use crate::sys::capabilities::Triple;
@@ -10,7 +10,7 @@ use crate::sys::prctl::{Prctl, prctl};
 use caps::Capability;
 use std::io;
 
-/// Dropped from the bounding set first: the ones with which a cage is broken.
+/// Dropped from the bounding set first: the capabilities that break a cage.
 pub const DROPPED_AT_START: &[Capability] = &[
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_SYS_PTRACE,
@@ -34,14 +34,14 @@ pub const DROPPED_WITH_USER: &[Capability] = &[
     Capability::CAP_KILL,
 ];
 
-/// Set to `1` (or implied by strict enforcement), a set that isn't empty refuses the start.
+/// If this is `1` (or implied by strict enforcement), a set that isn't empty makes the start fail.
 pub const REQUIRE_CAP_DROP: &str = "COFFERDAM_REQUIRE_CAP_DROP";
 
 /// The kernel keeps capabilities as bits of a 64-bit word.
 const BITS: u32 = 64;
 
-/// linux/securebits.h: each of these, locked. Root gets no capability by being root, a change of user keeps
-/// none, none can be made ambient.
+/// The securebits (linux/securebits.h), all locked: user id 0 confers no capability, a change of user ids
+/// gives none, `PR_SET_KEEPCAPS` stays off, and no capability can be made ambient.
 const SECUREBITS: libc::c_ulong = {
     const NOROOT: libc::c_ulong = 1 << 0 | 1 << 1;
     const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2 | 1 << 3;
@@ -90,8 +90,8 @@ impl Sets {
         Ok(sets)
     }
 
-    /// What must not be there, by set and name; empty when all is well. The securebits are [another
-    /// question](Self::is_locked).
+    /// Lists the capabilities that are left in any set, by set and name; empty when all is well. The
+    /// securebits are checked by [`Self::is_locked`].
     #[must_use]
     pub fn left(&self) -> Vec<String> {
         [
@@ -120,7 +120,7 @@ impl Sets {
     }
 }
 
-/// `None` where the kernel knows no such capability.
+/// Asks whether the bit is set; `None` if the kernel knows no such capability.
 fn holds(what: Prctl) -> io::Result<Option<bool>> {
     match prctl(what) {
         Ok(answer) => Ok(Some(answer == 1)),
@@ -129,7 +129,7 @@ fn holds(what: Prctl) -> io::Result<Option<bool>> {
     }
 }
 
-/// As capabilities(7) spells them; one newer than our table by its number.
+/// The capabilities' names as capabilities(7) spells them; one newer than our table is named by its number.
 fn names(bits: u64) -> String {
     (0..BITS)
         .filter(|number| bits & (1 << number) != 0)
@@ -174,7 +174,7 @@ pub fn empty_bounding() -> io::Result<()> {
     drop_with_user()
 }
 
-/// Drops one that is there; false when the kernel knows no such capability.
+/// Drops a capability from the bounding set if it is there; false if the kernel knows no such capability.
 fn drop_bounding(number: u32) -> io::Result<bool> {
     match holds(Prctl::Bounding(number))? {
         None => Ok(false),
@@ -200,7 +200,7 @@ pub fn clear_sets() -> io::Result<()> {
     sys::capabilities::clear()
 }
 
-/// Clears the same, but for one of the permitted and effective.
+/// Clears the same sets, except that one capability stays permitted and effective.
 ///
 /// # Errors
 /// The kernel's.
@@ -209,7 +209,7 @@ pub fn keep_only(one: Capability) -> io::Result<()> {
     sys::capabilities::keep(1 << one.index())
 }
 
-/// Refuses, naming what stayed, unless every set is empty and the securebits are locked.
+/// Fails, naming what is left, unless every set is empty and the securebits are locked.
 ///
 /// # Errors
 /// The list of what is left, or the kernel's.

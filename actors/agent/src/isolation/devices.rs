@@ -11,7 +11,8 @@ use std::path::Path;
 /// Bound from the host (a user namespace can't make devices).
 pub const DEVICES: &[&str] =
     &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
-/// `/dev/tty` is only a door to the process's own terminal; a host without it has no terminals.
+/// May be missing: `/dev/tty` only leads to the process's own terminal, and a host without it has no
+/// terminals.
 const OPTIONAL: &[&str] = &["/dev/tty"];
 /// Programs expect these.
 const LINKS: &[(&str, &str)] = &[
@@ -22,14 +23,14 @@ const LINKS: &[(&str, &str)] = &[
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
-/// Pseudo-terminals at a time. All filesystems of them share the machine's count (`kernel.pty.max`, 4096 less
-/// a reserve).
+/// Bounds the pseudo-terminals that are open at a time: all devpts mounts share the machine's limit
+/// (`kernel.pty.max`, 4096 less a reserve).
 const MAX_TERMINALS: &CStr = c"256";
 
-/// Names in `/dev` that are neither devices, links nor mounts of ours.
+/// Mount points in `/dev`.
 const DIRECTORIES: &[&str] = &["/dev/pts", "/dev/shm"];
 
-/// What is in `/dev` and isn't ours.
+/// Returns what is in `/dev` and wasn't made by the cage.
 ///
 /// # Errors
 /// When it can't be listed.
@@ -65,8 +66,8 @@ impl Collected {
         for path in DEVICES {
             match sys::mount::clone_tree(Path::new(path)) {
                 Ok(mount) => {
-                    // Read-only is about the node (its mode, its times); what it does for whoever opens it
-                    // stays.
+                    // Read-only protects the node (its mode and times); the device itself can still be read
+                    // and written.
                     sys::mount::set_attributes(mount.as_fd(), safe.and(Attributes::READ_ONLY), false)
                         .map_err(at(*path))?;
                     devices.push((*path, mount));

@@ -49,8 +49,7 @@ pub const BOUND: &[(&str, &str)] = &[
     ("terminfo", "terminals: curses"),
     ("timezone", "the time zone's name"),
 ];
-/// Bound by the beginning of their names, since versions differ: settings of runtimes that they don't start
-/// without.
+/// Prefixes of further names to bind, since versions differ: settings without which runtimes don't start.
 pub const BOUND_PREFIXES: &[&str] = &["java", "python", "perl"];
 
 /// Where distributions keep the bundle of trusted roots: each that exists is covered by ours.
@@ -69,13 +68,13 @@ const JAVA_STORES: &[&str] = &[
     "/etc/pki/java/cacerts",                    // Fedora, RHEL
     "/etc/pki/ca-trust/extracted/java/cacerts", // Fedora, RHEL
 ];
-/// Made when the host has none of them, since GnuTLS and wget read nothing else.
+/// Made when the host has none of [`SYSTEM_BUNDLES`], since GnuTLS and wget read nothing else.
 const DEFAULT_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// A bundle is at most this large; anything else isn't one.
+/// A larger file (in bytes) isn't taken for a bundle.
 const MAX_BUNDLE: u64 = 8 << 20;
 
-/// What of `/etc` is bound, where it is there, with whether it is writable: what programs need, and what the
-/// policy names.
+/// Returns the paths in `/etc` to bind if they exist, each with whether it is writable: those that programs
+/// need, and those that the policy names.
 pub(super) fn names(plan: &CagePlan) -> BTreeMap<PathBuf, bool> {
     let mut names: BTreeMap<PathBuf, bool> =
         BOUND.iter().map(|(name, _)| (Path::new("/etc").join(name), false)).collect();
@@ -109,7 +108,7 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    /// Opens what is there. What can't be opened isn't shown: nothing here is a control.
+    /// Opens the paths that exist. One that can't be opened isn't shown: no security control depends on it.
     pub(super) fn collect(plan: &CagePlan, modes: Modes, agents: &[PathBuf]) -> Self {
         let mut collected = Self { bound: Vec::new(), links: Vec::new(), has_bundle: has_bundle() };
         for (path, writable) in names(plan) {
@@ -125,13 +124,13 @@ impl Collected {
         {
             return;
         }
-        // A tree without a bundle: this directory is then ours, so that the bundle can be where programs
-        // look.
+        // If the tree has no bundle, the cage makes this directory itself, so that the bundle can be where
+        // programs look.
         if !self.has_bundle && Path::new(DEFAULT_BUNDLE).parent() == Some(path.as_path()) {
             return;
         }
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return };
-        // Theirs aren't followed: the policy's own were refused for it before.
+        // Agents' links aren't followed. A path of the policy that leads through one was refused before.
         let Ok(real) = follow(above, agents).map(|above| above.join(name)) else { return };
         // Links stay links: their targets in /usr and /etc are shown anyway.
         if let Ok(target) = std::fs::read_link(&real) {
@@ -145,7 +144,7 @@ impl Collected {
         }
     }
 
-    /// Makes `/etc`, and says what of it is writable. The run directory must be attached.
+    /// Makes `/etc`, and returns the writable paths in it. The run directory must be attached.
     pub(super) fn build(&self, plan: &CagePlan, root: BorrowedFd<'_>) -> Result<Vec<PathBuf>, Failed> {
         make_dir(Path::new("/etc"), 0o755)?;
         for (path, text) in own_files(plan)? {
@@ -167,11 +166,11 @@ impl Collected {
     }
 }
 
-/// What must never be there, whatever the policy names: secrets and other users.
+/// What must not be there unless the policy names it: secrets and other users.
 const NEVER: &[&str] =
     &["shadow", "gshadow", "sudoers", "sudoers.d", "ssh", "subuid", "subgid", "crypttab", "krb5.keytab"];
 
-/// Whether nothing of that is there, and the users are ours.
+/// Whether nothing of [`NEVER`] is there unless the policy names it, and the users are the cage's own.
 ///
 /// # Errors
 /// When it can't be read.
@@ -188,7 +187,7 @@ pub(crate) fn is_reduced(plan: &CagePlan) -> std::io::Result<bool> {
     match std::fs::read_to_string("/etc/passwd") {
         // The agent, nobody, and pid 1's user where that is mapped.
         Ok(users) => Ok(absent && users.lines().count() <= 3),
-        // A policy that doesn't show /etc: it tells nobody anything.
+        // The policy doesn't show /etc, so it tells agents nothing.
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(absent),
         Err(error) => Err(error),
     }
@@ -229,7 +228,7 @@ fn own_files(plan: &CagePlan) -> Result<Vec<(&'static str, String)>, Failed> {
     ])
 }
 
-/// A fresh 128-bit id: the host's would tell sandboxes of one machine apart from those of another.
+/// A fresh 128-bit id: the host's would tell which sandboxes are on the same machine.
 fn random_id() -> std::io::Result<String> {
     use std::io::Read;
     let mut bytes = [0_u8; 16];
@@ -243,8 +242,8 @@ fn has_bundle() -> bool {
     })
 }
 
-/// Covers every system bundle by ours: the same inode, so that what the supervisor writes later shows
-/// everywhere.
+/// Mounts the cage's bundle over every system bundle: the same inode, so that what the supervisor writes
+/// later shows everywhere. Likewise the Java store.
 fn show_bundle(root: BorrowedFd<'_>) -> Result<(), Failed> {
     cover_each(root, &Path::new(RUN_DIR).join(JAVA_STORE), JAVA_STORES)?;
     let ours = Path::new(RUN_DIR).join(CA_BUNDLE);
@@ -252,14 +251,14 @@ fn show_bundle(root: BorrowedFd<'_>) -> Result<(), Failed> {
     let default = Path::new(DEFAULT_BUNDLE);
     if !covered && !default.exists() {
         make_parent(default)?;
-        // Fails only where a read-only directory of the host's is in the way; the variables name the bundle
-        // anyway.
+        // Fails only where a read-only directory of the host's is in the way; environment variables name the
+        // bundle anyway.
         let _ = std::os::unix::fs::symlink(&ours, default);
     }
     Ok(())
 }
 
-/// Whether there was any.
+/// Mounts `ours` over each of these places that exists; returns whether any does.
 fn cover_each(root: BorrowedFd<'_>, ours: &Path, places: &[&str]) -> Result<bool, Failed> {
     let mut covered: Vec<PathBuf> = Vec::new();
     for path in places {

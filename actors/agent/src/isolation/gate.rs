@@ -1,4 +1,4 @@
-//! The way by which every address of the world is ours: a second network namespace behind the agents' one.
+//! The gate: a second network namespace behind the agents' one, in which every address of the world is local.
 //!
 //! ```text
 //! agents' namespace                                   the gate's namespace
@@ -10,13 +10,13 @@
 //! for. A port on which nobody listens is refused by the kernel at once; nothing is ever forwarded, since
 //! nothing is elsewhere.
 //!
-//! Why a second namespace, when the same routes on the agents' own `lo` would do: a wildcard listener there
-//! takes its port from every server of an agent, and an agent that has a port first gets what other agents
-//! meant for the world. Must never leave this process in the other namespace: what it forks would listen
+//! Why not put the same routes on the agents' own `lo`: a wildcard listener there would take its port from
+//! every server of an agent, and an agent that binds a port first would get the connections that other agents
+//! meant for the world. This process must never be left in the gate's namespace: what it forks would listen
 //! there.
 //!
-//! Init may enter no namespace once the cage is proven, but policies go on naming new ports. Sockets of the
-//! gate's namespace therefore come from sockets of it ([`Mint`]), not from being there.
+//! Init may enter no namespace once the cage is proven, but later policies may name new ports. Init therefore
+//! derives new sockets of the gate's namespace from sockets that it already has there ([`Mint`]).
 
 use super::network::{listen_anywhere, listen_tcp};
 use crate::sys;
@@ -27,13 +27,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-/// The link's name on both sides, and its index (chosen, so that nobody has to ask for it).
+/// The link's name on both sides, and its index (chosen by us, so that it need not be looked up).
 pub const LINK: &str = "gate";
 const LINK_INDEX: u32 = 77;
 const LO_INDEX: u32 = 1;
-/// One address for both ends: with ARP switched off a sender addresses its own, and the other end takes it.
+/// One link-layer address for both ends: with ARP off, a sender uses its own address as the destination, and
+/// the other end accepts it.
 const MAC: [u8; 6] = [0x02, 0x63, 0x6f, 0x66, 0x66, 0x01];
-/// As on `lo`: segments need not be small where nothing is a wire.
+/// As on `lo`: no wire requires smaller segments.
 const MTU: u32 = 65_535;
 /// The ends' addresses: from the shared space of RFC 6598 and a unique local prefix (RFC 4193), which no name
 /// is given.
@@ -43,10 +44,10 @@ const PREFIX_V4: u8 = 30;
 const AGENTS_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 1, 0, 0, 0, 2);
 const GATE_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 1, 0, 0, 0, 1);
 const PREFIX_V6: u8 = 64;
-/// A connection over a loopback is there at once; init waits for none that isn't.
+/// The longest that init waits for a connection over the loopback, which is there at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Why there is no gate. Whatever was made of it is gone again, unless it is [`NoGate::Half`].
+/// Why there is no gate. What was made of it has been removed again, except with [`NoGate::Half`].
 #[derive(Debug, thiserror::Error)]
 pub enum NoGate {
     /// `EOPNOTSUPP` at the link itself.
@@ -69,17 +70,17 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> NoGate {
     move |source| NoGate::Step { step, source }
 }
 
-/// Where the gate's listeners come from.
+/// Makes the gate's listeners.
 #[derive(Debug)]
 pub struct Gate {
     mint: Mint,
-    /// Sees what is refused there, or why it can't; none where nobody wants it.
+    /// The socket that sees what the gate refuses, or why it couldn't be opened; `None` if none was wanted.
     witness: Option<io::Result<OwnedFd>>,
 }
 
 impl Gate {
     /// Makes the second namespace, the link and the routes, with a witness if one is wanted. On failure this
-    /// process is back where it was, and so is the namespace.
+    /// process is back in its own namespace, which is as it was before.
     ///
     /// # Errors
     /// [`NoGate`]; after [`NoGate::Half`] nothing may run here.
@@ -113,19 +114,20 @@ impl Gate {
         self.witness.as_ref()?.as_ref().ok()
     }
 
-    /// Why there is none although one was wanted.
+    /// Why there is no witness although one was wanted.
     pub(crate) fn no_witness(&self) -> Option<String> {
         let error = self.witness.as_ref()?.as_ref().err()?;
         Some(format!("no packet socket: {error}; a unit's RestrictAddressFamilies= must name AF_PACKET"))
     }
 
-    /// The proof's own attempts are nobody's.
+    /// Discards the refusals seen so far: they come from the proof's own attempts, not from an agent.
     pub(crate) fn forget_refusals(&self) {
         self.witness().into_iter().for_each(super::witness::forget);
     }
 }
 
-/// All in the gate's namespace, and the link. Whether IPv6 is there, too.
+/// Makes the link and everything in the gate's namespace, which this process must be in. Also returns whether
+/// IPv6 is available.
 fn far_side(agents: &File, witness: bool) -> Result<(Gate, bool), NoGate> {
     super::network::loopback_up().map_err(at("switching the gate's loopback on"))?;
     let kernel = Rtnetlink::open().map_err(at("opening rtnetlink"))?;
@@ -144,7 +146,7 @@ fn far_side(agents: &File, witness: bool) -> Result<(Gate, bool), NoGate> {
     Ok((Gate { mint, witness }, ipv6))
 }
 
-/// The agents' end of the link, in their namespace.
+/// Sets up the agents' end of the link, in their namespace.
 fn near_side(ipv6: bool) -> Result<(), NoGate> {
     let mut wanted = vec![
         link_up(),
@@ -158,11 +160,11 @@ fn near_side(ipv6: bool) -> Result<(), NoGate> {
     Rtnetlink::open().and_then(|kernel| kernel.ask(&wanted)).map_err(at("leading the world to the gate"))
 }
 
-/// Sockets of a namespace that this process isn't in.
+/// Makes sockets of a namespace that this process isn't in.
 ///
-/// One that a listener accepts belongs to the listener's namespace, and a connected socket that is
-/// disconnected (connect(2) with `AF_UNSPEC`) is as good as new: no address, no port, ready for bind(2). Both
-/// ends are here and listen on the gate's own loopback, where no agent's packet gets.
+/// An accepted socket belongs to the listener's namespace, and a connected socket that is disconnected
+/// (connect(2) with `AF_UNSPEC`) is as good as new: no address, no port, ready for bind(2). Both ends are
+/// held here, on the gate's own loopback, which no agent's packet reaches.
 #[derive(Debug)]
 struct Mint {
     listener: TcpListener,
@@ -171,7 +173,7 @@ struct Mint {
 }
 
 impl Mint {
-    /// In the namespace in which this process is now.
+    /// Opens a mint for the namespace in which this process is now.
     fn open(ipv6: bool) -> io::Result<Self> {
         let domain = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
         let ip = if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
@@ -192,17 +194,17 @@ impl Mint {
             Ok(false) => Err(io::ErrorKind::TimedOut.into()),
             Err(error) => Err(error),
         };
-        // First and in any case: the next one must find it free.
+        // First, and even if accept(2) failed: the next call must find `caller` unconnected.
         sys::socket::disconnect(self.caller.as_fd())?;
         let (stream, _) = accepted?;
         sys::socket::disconnect(stream.as_fd())?;
-        // What became of the connection is no error of the listener that this will be.
+        // Clears the old connection's pending error, which the future listener must not report.
         stream.take_error()?;
         stream.set_nonblocking(true)?;
         Ok(stream.into())
     }
 
-    /// Moves to another port, since its own is wanted.
+    /// Moves the mint's listener to another port, since its own is wanted.
     fn make_way(&mut self) -> io::Result<()> {
         let socket = self.socket()?;
         sys::socket::bind(socket.as_fd(), SocketAddr::new(self.address.ip(), 0))?;
@@ -218,7 +220,8 @@ fn own_namespace() -> io::Result<File> {
     File::open("/proc/self/ns/net")
 }
 
-/// Back to the agents' namespace, or the end: agents forked in the other one would hold the world's place.
+/// Returns to the agents' namespace, or exits: agents forked in the gate's namespace could listen in the
+/// world's place.
 fn enter(namespace: &File) {
     if setns(namespace, CloneFlags::CLONE_NEWNET).is_err() {
         sys::process::exit_now(125);
@@ -265,10 +268,10 @@ const SCOPE_HOST: u8 = 254;
 /// struct nlmsghdr.
 const HEADER: usize = 16;
 
-/// The link's two ends, up, the agents' one in their namespace.
+/// Makes the link's two ends, both still down, the agents' one in their namespace.
 fn link(agents: &File) -> Request {
     let end = |more: &dyn Fn(&mut Vec<u8>)| {
-        // Without ARP or neighbour discovery: the first connection waits for nobody.
+        // Without ARP or neighbour discovery, so that the first connection waits for no answer.
         let mut body = link_header(libc::IFF_NOARP);
         attribute(&mut body, IFLA_IFNAME, [LINK.as_bytes(), b"\0"].concat().as_slice());
         attribute(&mut body, IFLA_ADDRESS, &MAC);
@@ -290,12 +293,12 @@ fn link(agents: &File) -> Request {
     request(RTM_NEWLINK, MAKE, &body)
 }
 
-/// Brings this side of the link up: only when both are there, or the kernel refuses.
+/// Brings this side of the link up. Both sides must be there, or the kernel refuses.
 fn link_up() -> Request {
     request(RTM_NEWLINK, ASK, &link_header(libc::IFF_UP))
 }
 
-/// Takes the link away, both ends with what was given to them; nothing where there is none.
+/// Removes the link: both ends with their addresses and routes. Does nothing if there is none.
 fn unlink() -> io::Result<()> {
     match Rtnetlink::open()?.ask(&[request(RTM_DELLINK, ASK, &link_header(0))]) {
         Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
@@ -327,7 +330,7 @@ enum Family {
     V6,
 }
 
-/// A route, to everywhere unless it says where.
+/// A route; to every address if `to` is empty.
 struct Route {
     to: &'static [u8],
     prefix: u8,
@@ -336,14 +339,15 @@ struct Route {
     device: u32,
 }
 
-/// Every address is this namespace's own. In the main table, so that the link's other end (more specific)
-/// still isn't.
+/// Makes every address local to this namespace. In the main table, so that the more specific route to the
+/// link's other end still wins.
 const LOCAL_HERE: Route = Route { to: &[], prefix: 0, kind: RTN_LOCAL, scope: SCOPE_HOST, device: LO_INDEX };
 /// Everything goes through the link.
 const THROUGH_LINK: Route =
     Route { to: &[], prefix: 0, kind: RTN_UNICAST, scope: SCOPE_LINK, device: LINK_INDEX };
 
-/// Groups (RFC 5771) have nobody behind the gate, and the kernel there would say nothing.
+/// Multicast groups (RFC 5771) have no member behind the gate, and the kernel there would not answer, so they
+/// are unreachable here already.
 const NO_GROUPS: Route =
     Route { to: &[224, 0, 0, 0], prefix: 4, kind: RTN_UNREACHABLE, scope: SCOPE_UNIVERSE, device: LO_INDEX };
 
@@ -388,7 +392,7 @@ fn request(kind: u16, flags: u16, body: &[u8]) -> Request {
     Request(message)
 }
 
-/// A line to the kernel about the namespace in which it was opened.
+/// An rtnetlink socket; requests on it concern the namespace in which it was opened.
 struct Rtnetlink(OwnedFd);
 
 impl Rtnetlink {
@@ -396,8 +400,8 @@ impl Rtnetlink {
         sys::socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE).map(Self)
     }
 
-    /// Sends them as one, in this order. The kernel tries each, whatever became of those before it; the first
-    /// failure is told.
+    /// Sends the requests in one write, in this order. The kernel tries each, even after one failed; returns
+    /// the first failure.
     fn ask(&self, requests: &[Request]) -> io::Result<()> {
         let together: Vec<&[u8]> = requests.iter().map(|Request(message)| message.as_slice()).collect();
         sys::fd::write_all(self.0.as_fd(), &together.concat())?;
@@ -405,7 +409,7 @@ impl Rtnetlink {
         answers.into_iter().collect()
     }
 
-    /// What became of the next request.
+    /// Reads the kernel's answer to the next request.
     fn answer(&self) -> io::Result<()> {
         let mut reply = [0_u8; 4096];
         let length = sys::fd::read(self.0.as_fd(), &mut reply)?;

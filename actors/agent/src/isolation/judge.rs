@@ -1,13 +1,12 @@
-//! What a seccomp program answers, found by running it here: for calls that can't be tried, since the right
+//! Finds what a seccomp program answers by interpreting it: for calls that can't be tried, since the right
 //! answer ends the process (and leaves a line in the host's kernel log at every start).
 //!
-//! It knows the instructions that our programs are made of and no other; what it doesn't know has no answer,
-//! which the proof takes for a wrong one.
+//! The interpreter knows only the instructions that our programs use. Any other gives no answer, which the
+//! proof takes for a wrong one.
 
 use seccompiler::sock_filter;
 
-/// What the kernel would show a filter of one call (linux/seccomp.h, `struct seccomp_data`), the arguments
-/// left out.
+/// What a filter sees of a call (linux/seccomp.h, `struct seccomp_data`), without the arguments.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     /// Its number.

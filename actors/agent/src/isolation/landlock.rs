@@ -2,11 +2,12 @@
 //! abstract sockets between the agents of one sandbox.
 //!
 //! The rules are made once in init, inside the finished root, and every child restricts itself by them, each
-//! in a domain of its own. What the policy names is opened as its mounts were, through no link that agents
-//! can have put there: those of the cage before may run still, and write to what is shown. Rights: the newest
-//! the kernel knows of those listed here. What an older kernel lacks is covered elsewhere, as
-//! [`super::landlock_versions`] says, so ABI 1 is enough to start under strict enforcement; none at all
-//! isn't. What the kernel knows and refuses all the same is an error, never a rule less.
+//! in a domain of its own. The policy's paths are opened as for its mounts, through no link that an agent can
+//! have put there: agents of an earlier cage may still run, and write to what is shown. The rights asked for
+//! are all those listed here that the kernel knows. What an older kernel lacks is covered elsewhere, as
+//! [`super::landlock_versions`] says, so ABI 1 is enough to start under strict enforcement; a kernel without
+//! Landlock isn't. A rule that the kernel refuses although it knows the rights is an error; no rule is ever
+//! silently left out.
 
 use super::links::{self, Astray};
 use super::paths;
@@ -87,8 +88,8 @@ impl Rules {
             ruleset = ruleset.scope(Scope::from_all(NEWEST))?;
         }
         let mut rules = Making { ruleset: ruleset.create()? };
-        // What is below is what the policy shows: that it is there is no secret, and `ls /` is what every
-        // tour begins with.
+        // The root may be listed: every tour begins with `ls /`, and it holds only what the policy shows, whose
+        // existence is no secret.
         rules.allow_own("/", make_bitflags!(AccessFs::{ReadDir}))?;
         for path in ALWAYS_READABLE {
             rules.allow_own(path, readable())?;
@@ -113,7 +114,7 @@ impl Rules {
                 rules.allow_named(&PathRule { path: path.into(), optional: true }, &agents, read_only())?;
             }
         }
-        // Best effort made nothing at all where the kernel knows none of the rights.
+        // With best effort there is no ruleset at all if the kernel knows none of the rights.
         let ruleset = Option::<OwnedFd>::from(rules.ruleset).ok_or(LandlockError::Unavailable)?;
         Ok(Self { ruleset })
     }
@@ -133,8 +134,8 @@ impl Rules {
     }
 }
 
-/// The first path of the plan that isn't there and isn't optional. Asked inside the finished root, with
-/// Landlock or without.
+/// Returns the first path of the plan that is missing and isn't optional. To be called inside the finished
+/// root; works with and without Landlock.
 #[must_use]
 pub fn missing_path(plan: &CagePlan) -> Option<PathBuf> {
     let mut rules = plan.paths.read_only.iter().chain(&plan.paths.read_write);
@@ -147,7 +148,8 @@ struct Making {
 }
 
 impl Making {
-    /// What the cage itself has made, where it has; no agent has written there yet.
+    /// Adds a rule for a path that the cage itself has made, if it is there. No agent has written there yet,
+    /// so links need no check.
     fn allow_own(&mut self, path: &str, access: BitFlags<AccessFs>) -> Result<(), LandlockError> {
         match PathFd::new(path) {
             Ok(place) => self.allow(place, Path::new(path), access),
@@ -184,8 +186,8 @@ impl Making {
     }
 }
 
-/// What a path of the policy leads to, by its real place; a link that lies there by now was put there since
-/// that was found.
+/// Opens what a path of the policy leads to, by its real path. Refuses a link that lies on the real path by
+/// now: it was put there after the path was resolved.
 fn open_named(path: &Path, agents: &[PathBuf]) -> Result<OwnedFd, LandlockError> {
     let redirected = || LandlockError::Redirected(path.to_owned());
     let missing = |_: io::Error| LandlockError::Missing(path.to_owned());

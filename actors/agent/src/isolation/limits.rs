@@ -5,32 +5,34 @@ use crate::plan::Limits;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 
-/// So many descriptors fewer than init's children are agents allowed: unix(7) bounds what a user has in
-/// flight in sockets by the limit of whoever sends, and a child sends its filter's listener. It could not, if
-/// agents could fill all of that.
+/// Agents may have this many descriptors fewer than init's children. unix(7) bounds the descriptors that a
+/// user has in flight in sockets by the sender's limit, and a child sends its filter's listener: it could
+/// not, if agents could use up its whole limit.
 const IN_RESERVE: u64 = 512;
 
-/// The hard limit under which agents get all that they may have.
+/// The hard limit that lets agents have all the descriptors that they may have.
 pub(crate) const DESCRIPTORS_WANTED: u64 = crate::plan::AGENT_DESCRIPTORS + IN_RESERVE;
 
-/// Signals and timers that wait (sigqueue(3), timer_create(2)): counted for a user, who without root is the
-/// operator, too.
+/// Bounds pending signals and timers (sigqueue(3), timer_create(2)). They are counted per user, and without
+/// root that user is the operator's too.
 const SIGNALS_PENDING: u64 = 4096;
 
-/// Applies those that a child can have from its first step, soft and hard, and reads them back.
+/// Applies the limits that a child can have from its start, soft and hard, and reads them back.
 ///
 /// # Errors
 /// The kernel's, or an error that names the limit that did not take.
 pub fn apply(limits: &Limits) -> io::Result<()> {
     set(Resource::RLIMIT_CORE, 0, 0)?;
     set(Resource::RLIMIT_SIGPENDING, SIGNALS_PENDING, 0)?;
-    // Some desktops let their users go first, or by the clock alone; nobody in a cage goes before init.
+    // Some desktops allow their users negative nice values or real-time scheduling; nothing in a cage may run
+    // ahead of init.
     set(Resource::RLIMIT_NICE, 0, 0)?;
     set(Resource::RLIMIT_RTPRIO, 0, 0)?;
     set(Resource::RLIMIT_NPROC, limits.nproc, 0)
 }
 
-/// The number of descriptors: once the child has sent what it has to send.
+/// Applies the limit on descriptors. To be called once the child has sent the descriptors that it has to
+/// send.
 ///
 /// # Errors
 /// As [`apply`].
@@ -38,10 +40,10 @@ pub fn apply_descriptors(limits: &Limits) -> io::Result<()> {
     set(Resource::RLIMIT_NOFILE, limits.nofile, IN_RESERVE)
 }
 
-/// Lowers one; a hard limit that is lower already, less a reserve, stays.
+/// Lowers a limit to `wanted`, or to the hard limit less the reserve if that is lower.
 fn set(resource: Resource, wanted: u64, reserve: u64) -> io::Result<()> {
     let (_, hard) = getrlimit(resource)?;
-    // Where there is less than twice the reserve, it is half of what there is.
+    // Below twice the reserve, it is half the hard limit.
     let value = wanted.min(hard.saturating_sub(reserve).max(hard.div_ceil(2)));
     setrlimit(resource, value, value)?;
     if getrlimit(resource)? == (value, value) {
@@ -51,7 +53,7 @@ fn set(resource: Resource, wanted: u64, reserve: u64) -> io::Result<()> {
     }
 }
 
-/// Whether this process has them.
+/// Whether this process's limits are no higher than these.
 ///
 /// # Errors
 /// The system call's.

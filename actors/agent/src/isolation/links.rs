@@ -11,21 +11,21 @@ const MAX_LINKS: usize = 40;
 /// Why a path leads nowhere.
 #[derive(Debug, thiserror::Error)]
 pub enum Astray {
-    /// By a link that somebody of those could have put there who may write around it.
+    /// It leads through a link where an agent can write, or could.
     #[error("{} is a link that an agent can change, or could", .0.display())]
     Changeable(PathBuf),
-    /// As the kernel has it.
+    /// The kernel's error.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// The real place of an absolute path, followed once and no link of `theirs`: what lies in one of these real
-/// places is judged before it is followed, so that whoever changes it meanwhile wins nothing. What the way is
-/// made of beside links may still be changed there, which whoever opens the answer must be ready for
-/// (`sys::beneath`).
+/// Returns the real path of an absolute path, resolved in one pass and through no link that lies in `theirs`
+/// (real paths). Each link is judged before it is followed, so that changing it meanwhile gains nothing.
+/// Other parts of the path may still be replaced in those places afterwards; the code that opens the result
+/// must be ready for that (`sys::beneath`).
 ///
 /// # Errors
-/// A link of theirs on the way; what the kernel says of a path that leads nowhere.
+/// A link of `theirs` on the path; the kernel's error for a path that can't be resolved.
 pub fn follow(path: &Path, theirs: &[PathBuf]) -> Result<PathBuf, Astray> {
     let mut real = PathBuf::from("/");
     let mut rest: VecDeque<OsString> = parts(path).collect();
@@ -65,7 +65,7 @@ fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
         .map(|part| part.as_os_str().to_owned())
 }
 
-/// An absolute path, and what becomes of it as one link after the other is followed.
+/// Returns an absolute path, and then what it becomes as one link after the other is followed.
 pub fn steps(path: &Path) -> impl Iterator<Item = PathBuf> {
     std::iter::successors(Some(plain(path)), |way| {
         let (link, rest) = first(way)?;
@@ -86,7 +86,7 @@ fn first(path: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((link.to_path_buf(), path.strip_prefix(link).ok()?.to_path_buf()))
 }
 
-/// Without a slash at the end, behind which a link is not seen as one (path_resolution(7)).
+/// Strips a slash at the end, with which a link is not seen as one (path_resolution(7)).
 fn plain(path: &Path) -> PathBuf {
     path.components().collect()
 }

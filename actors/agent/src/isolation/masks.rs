@@ -1,6 +1,7 @@
-//! What of `/proc` tells of, or reaches, the whole machine: covered by an empty file or directory.
+//! Covers with an empty file or directory what in `/proc` tells of, or reaches, the whole machine.
 //!
-//! Not `subset=pid`: runtimes read meminfo, cpuinfo, stat and sys/vm, which stay.
+//! The mount option `subset=pid` would hide too much: runtimes read meminfo, cpuinfo, stat and sys/vm, which
+//! stay.
 
 use super::root::{Failed, at, attach, make_dir, make_file};
 use crate::sys;
@@ -64,8 +65,8 @@ pub(super) const COVERS: &[&str] = &[EMPTY_FILE, EMPTY_DIRECTORY];
 const EMPTY_FILE: &str = "/dev/.empty";
 const EMPTY_DIRECTORY: &str = "/dev/.empty.d";
 
-/// Whether everything of the lists that exists here is covered: what lies on a mount of its own isn't proc's
-/// any more.
+/// Whether everything in the lists that exists here is covered: a covered path is on another device than
+/// `/proc`.
 pub(crate) fn are_applied() -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let proc = std::fs::metadata("/proc")?.dev();

@@ -29,7 +29,7 @@ mod witness;
 
 use std::path::Path;
 
-/// What the cage has of its own at these places, whatever the host has there: never bound from the host.
+/// Places where the cage has something of its own, whatever the host has there: never bound from the host.
 const PROVIDED: &[&str] = &[
     crate::plan::WORKSPACE,
     crate::plan::RUN_DIR,
@@ -43,7 +43,7 @@ const PROVIDED: &[&str] = &[
     "/var/run",
 ];
 
-/// Of these, what lies below is the cage's own too.
+/// Those of [`PROVIDED`] in which everything is the cage's own.
 const WHOLE: &[&str] = &["/proc", "/sys", "/dev", crate::plan::RUN_DIR, crate::plan::WORKSPACE];
 
 /// Whether a path of the policy is, or lies in, something that the cage makes itself.

@@ -47,8 +47,8 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Makes this unbound, non-blocking socket listen for connections to any address, of either family when it is
-/// IPv6's.
+/// Makes this unbound, non-blocking socket listen for connections to any address; an IPv6 socket takes both
+/// families.
 ///
 /// # Errors
 /// The kernel's.

@@ -1,9 +1,8 @@
 //! `--root`: what the policy names is looked up in another tree than the host's.
 //!
-//! For the time of looking, init has that tree as its root (chroot(2)): so every path and every link of it,
-//! absolute ones too, is resolved inside it by the kernel, and what is opened there is opened by the same
-//! code as the host's would be. What is only the host's (devices, /proc, /sys, the workspace) is collected
-//! outside of that time.
+//! While it looks the paths up, init has that tree as its root (chroot(2)). So the kernel resolves every path
+//! and every link inside the tree, absolute ones too, and the same code opens them as on the host. What is
+//! only the host's (devices, /proc, /sys, the workspace) is collected while init has its own root.
 //!
 //! Where the policy makes something of the tree writable, an overlay of the sandbox's own lies over it:
 //! neither a shared image nor the operator's directory is ever written to.
@@ -20,9 +19,9 @@ use std::path::Path;
 /// Where the tree is attached while it is looked at: any directory does, since nobody else has this mount
 /// namespace.
 const ATTACH_POINTS: &[&str] = &["/tmp", "/usr", "/var", "/etc"];
-/// In an overlay's directory: what was changed, and overlayfs's own.
+/// Subdirectory of an overlay's directory for what was changed.
 pub const UPPER: &str = "upper";
-/// See [`UPPER`]; empty between mounts.
+/// Subdirectory of an overlay's directory for overlayfs itself; empty between mounts.
 pub const WORK: &str = "work";
 
 const SAFE: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
@@ -35,7 +34,7 @@ pub(crate) struct Mounts {
     pub(crate) overlay: Option<OwnedFd>,
 }
 
-/// Runs `look` with the tree as the root of this process, then takes it away again.
+/// Runs `look` with the tree as the root of this process, then restores the old root.
 pub(super) fn within<T>(
     root: &OtherRoot,
     mounts: Mounts,
@@ -56,12 +55,12 @@ pub(super) fn within<T>(
     let spot = ATTACH_POINTS.iter().find(|path| Path::new(path).is_dir()).copied().unwrap_or("/");
     let place = attach_all(spot, &tree, overlay.as_ref())?;
     let seen = enter(Path::new(&place)).and_then(|()| look());
-    // Without this the sandbox would go on in the wrong root: no result before it is done.
+    // If this fails, the sandbox would go on in the wrong root: return no result then.
     leave(&host, spot).map_err(at("leaving the root that was looked at"))?;
     seen
 }
 
-/// Attaches the tree, and the overlay over it, and says where what is to be looked at is.
+/// Attaches the tree, and the overlay (if there is one) over it; returns the path of the result.
 fn attach_all(spot: &str, tree: &OwnedFd, overlay: Option<&OwnedFd>) -> Result<String, Failed> {
     let step = || at("attaching the root");
     let scratch = sys::mount::new_filesystem(c"tmpfs", &[(c"mode", c"0755"), (c"size", c"64k")], SAFE)
@@ -88,8 +87,8 @@ fn attach_all(spot: &str, tree: &OwnedFd, overlay: Option<&OwnedFd>) -> Result<S
     Ok(format!("{spot}/merged"))
 }
 
-/// A link of a /proc (`/proc/self/fd/4`) leads to what is open, whatever the root: out of the tree, had it
-/// one mounted in it and a link that goes there.
+/// Fails if a /proc is mounted in the tree. Its links (`/proc/self/fd/4`) lead to open files whatever the
+/// root is, so a link of the tree into that /proc would lead out of the tree.
 fn refuse_proc(tree: &str) -> Result<(), Failed> {
     let mounts = std::fs::read("/proc/self/mountinfo").map_err(at("reading the mounts of the root"))?;
     match proc_below(&mounts, tree) {
@@ -102,8 +101,8 @@ fn refuse_proc(tree: &str) -> Result<(), Failed> {
     }
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 ro shared:1 - ext3 /dev/root rw` (proc_pid_mountinfo(5)): the fifth is where, the
-/// one after the dash what.
+/// `36 35 98:0 /mnt1 /mnt2 ro shared:1 - ext3 /dev/root rw` (proc_pid_mountinfo(5)): the fifth field is the
+/// mount point, the one after the dash the type.
 fn proc_below(mounts: &[u8], tree: &str) -> Option<String> {
     let below = |line: &[u8]| {
         let line = String::from_utf8_lossy(line).into_owned();

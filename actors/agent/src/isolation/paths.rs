@@ -27,9 +27,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-/// Follow `/usr` wherever that is shown: the loader and the shell are found through them.
+/// Shown wherever `/usr` is: the loader and the shell are found through them.
 pub(crate) const WITH_USR: &[&str] = &["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
-/// What of `/sys` runtimes read to count processors and memory.
+/// The parts of `/sys` that runtimes read to count processors and memory.
 const SYS_SHOWN: &[&str] =
     &["/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage"];
 
@@ -71,7 +71,7 @@ impl Modes {
     }
 }
 
-/// The plan's paths with whether they are writable, and what goes with `/usr`.
+/// Returns the plan's paths, each with whether it is writable, and [`WITH_USR`] if `/usr` is among them.
 pub(crate) fn policy_paths(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
     let rule = |writable: bool| move |rule: &PathRule| (rule.path.clone(), writable);
     let mut paths: Vec<(PathBuf, bool)> = plan.paths.read_only.iter().map(rule(false)).collect();
@@ -82,8 +82,8 @@ pub(crate) fn policy_paths(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
     paths
 }
 
-/// What of the policy's paths comes from the host: real places to bind, and links that lead to them, none of
-/// which lies in a place of `agents`.
+/// Opens what the policy's paths name on the host. Returns the real places to bind, and the links to make
+/// that lead to them. No link is followed that lies in a place of `agents`.
 pub(super) fn collect(
     plan: &CagePlan,
     modes: Modes,
@@ -106,7 +106,7 @@ pub(super) fn collect(
     Ok((shown, links))
 }
 
-/// Of the host's `/sys`, whatever the root.
+/// Opens [`SYS_SHOWN`] of the host's `/sys`, whatever the root.
 pub(super) fn collect_sys(modes: Modes) -> Result<Vec<Shown>, Failed> {
     let modes = Modes { read_only: modes.read_only.and(Attributes::NO_EXEC), ..modes };
     let there = SYS_SHOWN.iter().map(PathBuf::from).filter(|path| path.is_dir());
@@ -149,7 +149,7 @@ fn resolve(plan: &CagePlan, agents: &[PathBuf]) -> Result<(Wanted, BTreeMap<Path
             plan.hidden.seen_at(&real).map_or(Ok(()), |place| Err(refused(&path, why(place))))
         };
         if path.starts_with("/etc") {
-            // Bound elsewhere.
+            // Bound by `super::etc`.
             state()?;
             continue;
         }
@@ -179,15 +179,15 @@ fn refused(path: &Path, why: String) -> Failed {
     }
 }
 
-/// Where an agent can put a link, or could in an earlier cage: the workspace and what is writable, by their
-/// real paths, as they are to whoever looks: init does so from within another root, where there is one. A
-/// path that leads through a link of theirs leads to no place of its own, and is refused where it is asked
-/// for.
+/// Returns the real paths of the places where an agent can put a link, or could in an earlier cage: the
+/// workspace and what is writable. They are resolved in the caller's root: init calls this from within the
+/// other root, if there is one. A path that leads through an agent's link adds no place; it is refused where
+/// it is to be bound.
 pub(super) fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
     let before = plan.written_before.iter().filter(|_| plan.root.is_none()).cloned();
     let mut places: Vec<PathBuf> = before.chain([plan.workspace.clone()]).collect();
     let mut named: Vec<&PathBuf> = plan.paths.read_write.iter().map(|rule| &rule.path).collect();
-    // What lies above others first: links in it are then theirs.
+    // Parents first: a link in them then counts as an agent's.
     named.sort();
     for path in named.into_iter().filter(|path| !super::is_provided(path)) {
         if let Ok(real) = links::follow(path, &places) {
@@ -197,9 +197,9 @@ pub(super) fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
     places
 }
 
-/// Where agents write, by every name that the kernel may have for what is mapped from there: the policy's
-/// own, where links of them lead, and the workspace's on the host, which may lie in what the policy shows.
-/// Asked inside the finished root.
+/// Returns the places where agents write, by every name that the kernel may give a file mapped from there:
+/// the policy's paths, their real paths, and the workspace's path on the host, which may lie in what the
+/// policy shows. To be called inside the finished root.
 pub(crate) fn writable_names(plan: &CagePlan) -> Vec<PathBuf> {
     let fixed = [WORKSPACE, "/tmp", "/var/tmp", "/dev"].map(PathBuf::from);
     let named = fixed.into_iter().chain(plan.paths.read_write.iter().map(|rule| rule.path.clone()));
@@ -211,10 +211,11 @@ pub(crate) fn writable_names(plan: &CagePlan) -> Vec<PathBuf> {
     named.chain(real).chain(workspace).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Gives the policy's paths in the workspace the mode that they were named with, where it differs from what
-/// surrounds them, and the workspace its own. The workspace must be attached. Says which are writable.
+/// Mounts the policy's paths in the workspace with the mode that the policy gives them, where it differs from
+/// that of what surrounds them, and gives the workspace its own. The workspace must be attached. Returns the
+/// writable paths.
 ///
-/// They are the agent's files: nothing is looked up through a link of theirs.
+/// The files are the agent's: no link among them is followed.
 pub(super) fn mount_workspace(plan: &CagePlan, workspace: BorrowedFd<'_>) -> Result<Vec<PathBuf>, Failed> {
     let modes = Modes::of(plan);
     let mut rules: BTreeMap<PathBuf, bool> = BTreeMap::new();
@@ -225,8 +226,8 @@ pub(super) fn mount_workspace(plan: &CagePlan, workspace: BorrowedFd<'_>) -> Res
     let mut placed: Vec<(PathBuf, bool)> = vec![(WORKSPACE.into(), base)];
     let mut mounts = Vec::new();
     for (path, writable) in rules {
-        // Copied before anything is made read-only, which a copy would keep. Looked at also where the mode is
-        // that of what surrounds it: Landlock's rule will be for what it leads to.
+        // Cloned before anything is made read-only, since a clone would keep that. Opened even if its mode is
+        // that of what surrounds it, since Landlock's rule will be for what it leads to.
         let place = match open_in_workspace(workspace, &path) {
             Ok(place) => place,
             // Judged later, as every other missing path.
@@ -247,7 +248,7 @@ pub(super) fn mount_workspace(plan: &CagePlan, workspace: BorrowedFd<'_>) -> Res
         sys::mount::set_attributes(workspace, modes.read_only, true).map_err(at("workspace"))?;
     }
     for (path, mount) in mounts {
-        // Anew, through what was attached before it.
+        // Opened again, through what was attached before it.
         let place = open_in_workspace(workspace, &path).map_err(|error| in_workspace(&path, error))?;
         sys::mount::attach(mount.as_fd(), place.as_fd(), Path::new(""))
             .map_err(|error| in_workspace(&path, error))?;

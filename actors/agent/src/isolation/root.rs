@@ -23,8 +23,8 @@ const ATTACH_POINTS: &[&str] = &["/tmp", "/usr", "/var", "/etc"];
 
 const SAFE: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
 const SAFE_READ_ONLY: Attributes = SAFE.and(Attributes::READ_ONLY);
-/// Everyone may read it, by its mode and by the mounts; no Landlock rule names it. So if it can be read,
-/// Landlock isn't there.
+/// A file that everyone may read by its mode and by the mounts, but that no Landlock rule names: if it can be
+/// read, Landlock isn't in force.
 pub(crate) const LANDLOCK_WITNESS: &str = "/run/landlock-witness";
 
 /// A step that failed.
@@ -45,7 +45,7 @@ pub(crate) fn at(step: impl Into<String>) -> impl FnOnce(io::Error) -> Failed {
 #[derive(Debug)]
 pub(crate) struct Collection {
     root: OwnedFd,
-    /// By path, so that parents come before what lies in them.
+    /// Sorted by path, so that parents come before what lies in them.
     shown: Vec<Shown>,
     links: Links,
     etc: etc::Collected,
@@ -60,11 +60,11 @@ pub(crate) struct Collection {
 /// What init keeps of the built root.
 #[derive(Debug)]
 pub(crate) struct Built {
-    /// The run directory by a mount of its own on which it is writable; no path leads there.
+    /// A second, writable mount of the run directory; no path leads to it.
     pub(crate) run: OwnedFd,
     /// Where something of the host is bound.
     pub(crate) shown: Vec<PathBuf>,
-    /// What of these, of the workspace and of `/etc` is writable.
+    /// The writable paths among these, in the workspace and in `/etc`.
     pub(crate) writable: Vec<PathBuf>,
 }
 
@@ -73,7 +73,7 @@ impl Collection {
     pub(crate) fn collect(plan: &CagePlan, handed: Handed) -> Result<Self, Failed> {
         sys::mount::make_all_private().map_err(at("making mounts private"))?;
         let modes = Modes::of(plan);
-        // From within another root, where there is one.
+        // Runs inside the other root, if there is one.
         let look = || {
             let agents = paths::agents_places(plan);
             Ok((paths::collect(plan, modes, &agents)?, etc::Collected::collect(plan, modes, &agents)))
@@ -141,7 +141,7 @@ impl Collection {
         for (path, mode) in [("/run", 0o755), ("/proc", 0o555), ("/sys", 0o555)] {
             make_dir(Path::new(path), mode)?;
         }
-        // What the policy shows of /var is as it is.
+        // What the policy shows of /var is left as it is.
         let is_shown = |path: &Path| self.shown.iter().any(|shown| path.starts_with(&shown.path));
         if !is_shown(Path::new("/var/log")) {
             make_dir(Path::new("/var/log"), 0o755)?;
@@ -156,7 +156,8 @@ impl Collection {
         attach(root, self.proc.as_fd(), "/proc")?;
         if let Some(cgroup) = &self.cgroup {
             make_dir(Path::new("/sys/fs/cgroup"), 0o555)?;
-            // A kernel that made the filesystem may still refuse its place: an empty directory does as well.
+            // The kernel may make the filesystem and still refuse to attach it here: an empty directory does
+            // as well.
             let _ = sys::mount::attach(cgroup.as_fd(), root, Path::new("sys/fs/cgroup"));
         }
         self.devices.build(plan, root)?;
@@ -197,7 +198,7 @@ pub(crate) fn open_run_file(dir: BorrowedFd<'_>, name: &str) -> io::Result<std::
     Ok(openat(dir, name, flags, Mode::from_bits_truncate(0o644))?.into())
 }
 
-/// Of the filesystems in which only init makes files.
+/// Inode limit of the filesystems in which only init makes files.
 const OWN_INODES: &CStr = c"64k";
 
 /// A number as a mount option.
@@ -225,7 +226,7 @@ fn fresh_proc(plan: &CagePlan) -> Result<OwnedFd, Failed> {
         source,
     })?;
     if !plan.sabotaged(Control::UserNamespaces) {
-        // What can't be set is found by the proof.
+        // If it can't be set, the proof notices.
         let _ = set_sysctl(proc.as_fd(), "user/max_user_namespaces", 0);
     }
     bound_what_is_counted(proc.as_fd(), plan);
@@ -233,12 +234,12 @@ fn fresh_proc(plan: &CagePlan) -> Result<OwnedFd, Failed> {
     Ok(proc)
 }
 
-/// What the kernel counts for a user of the machine, or for a namespace without a bound of its own. Kernels
-/// that let nobody set one of these in a namespace leave it as it is.
+/// Bounds what the kernel counts per user of the machine, or per namespace without a bound of its own. A
+/// bound that the kernel doesn't let be set in a namespace stays as it is.
 ///
-/// Inotify's instances and watches are the operator's too, without root: half of them stay (namespaces(7),
-/// /proc/sys/user). Shared memory of the SysV kind stays when its last user is gone, and so do semaphores and
-/// messages: they get bounds like those of `/dev/shm`.
+/// Without root, inotify's instances and watches are counted as the operator's too, who keeps half of them
+/// (namespaces(7), /proc/sys/user). SysV shared memory, semaphores and messages stay when their last user is
+/// gone: they get bounds like those of `/dev/shm`.
 fn bound_what_is_counted(proc: BorrowedFd<'_>, plan: &CagePlan) {
     for (own, machines) in [
         ("user/max_inotify_instances", "fs/inotify/max_user_instances"),
@@ -253,9 +254,9 @@ fn bound_what_is_counted(proc: BorrowedFd<'_>, plan: &CagePlan) {
     let _ = write_sysctl(proc, "kernel/sem", SEMAPHORES);
 }
 
-/// A page of SysV shared memory's accounts; larger pages only make the bound larger.
+/// Bytes of a page, in which SysV shared memory is counted; larger pages only make the bound larger.
 const PAGE: u64 = 4096;
-/// SysV message queues: of 16 KiB each, which are a megabyte where each byte is a message of its own.
+/// SysV message queues: each holds 16 KiB, which take a megabyte if each byte is a message of its own.
 const MESSAGE_QUEUES: u64 = 32;
 /// SysV semaphores (proc_sys_kernel(5)): in a set, in all, operations at once, sets. Some two megabytes.
 const SEMAPHORES: &str = "250 32000 100 128";
@@ -289,8 +290,8 @@ fn open_root() -> io::Result<OwnedFd> {
         .into())
 }
 
-/// Attaches something of the host at its own place, which may lie in what agents write and another cage's
-/// still do: so through no link, which could lead to any other place of this root.
+/// Attaches a mount of the host at the same path. That may lie where agents write, and another cage's still
+/// do: so no link is followed, which could lead to any other place of this root.
 pub(super) fn place(
     root: BorrowedFd<'_>,
     mount: BorrowedFd<'_>,

@@ -1,5 +1,5 @@
-//! What of the host the agents of a plan get, for whoever must know it before a cage is built: the command,
-//! which refuses to start where a file that decides about them, or a key, lies in it.
+//! Finds which places of the host the agents of a plan get, before a cage is built: for the command, which
+//! refuses to start if a file that decides about the agents, or a key, lies in one of them.
 
 use super::{etc, is_provided, paths};
 use crate::plan::{CagePlan, WORKSPACE};
@@ -18,8 +18,9 @@ pub struct Place {
     pub writable: bool,
 }
 
-/// Every real place of the host in which the agents can read. Of another root that is all of it, since its
-/// paths are resolved in it and not here; what they write over it lies in its overlay.
+/// Returns every real place of the host in which the agents can read. With another root that is the whole
+/// root, since the policy's paths are resolved in it and not here; what agents write over it lies in its
+/// overlay.
 pub fn places(plan: &CagePlan) -> Vec<Place> {
     let of_root = match &plan.root {
         None => named(plan),
@@ -28,7 +29,7 @@ pub fn places(plan: &CagePlan) -> Vec<Place> {
             [(root.path.clone(), false)].into_iter().chain(overlay).collect()
         }
     };
-    // What lies in the workspace is judged as all of it.
+    // If a part of the workspace is writable, all of it counts as writable.
     let writable = plan.paths.read_write.iter().any(|rule| rule.path.starts_with(WORKSPACE));
     of_root
         .into_iter()
@@ -37,9 +38,9 @@ pub fn places(plan: &CagePlan) -> Vec<Place> {
         .collect()
 }
 
-/// Every real place of the host that agents of a plan can write, or could in cages before: what the cages
-/// after it must know ([`CagePlan::written_before`]). In another root they write to an overlay, whose links
-/// lead nowhere but there.
+/// Returns every real place of the host that the agents of a plan can write, or could in earlier cages: later
+/// cages must know it ([`CagePlan::written_before`]). In another root agents write to an overlay, whose links
+/// lead nowhere but into that root.
 pub fn written(plan: &CagePlan) -> BTreeSet<PathBuf> {
     match &plan.root {
         None => paths::agents_places(plan).into_iter().collect(),
@@ -51,7 +52,7 @@ pub fn written(plan: &CagePlan) -> BTreeSet<PathBuf> {
 }
 
 /// Sockets in these places on which a process of this network namespace answers. Agents that see one can
-/// speak to it, whatever namespace they are in (unix(7)): before Linux 7.1 no wall is there to keep them from
+/// speak to it, whatever network namespace they are in (unix(7)): before Linux 7.1 nothing keeps them from
 /// it.
 pub fn answered(places: &[Place]) -> BTreeSet<PathBuf> {
     let bound = std::fs::read("/proc/net/unix").unwrap_or_default();
@@ -61,14 +62,14 @@ pub fn answered(places: &[Place]) -> BTreeSet<PathBuf> {
             places.iter().any(|place| real.starts_with(&place.path) || *path == place.path)
         })
     };
-    // One that was moved or removed since is no way to it.
+    // A path whose socket was moved or removed no longer leads to it.
     let is_there =
         |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     paths_of(&bound).filter(|path| seen(path) && is_there(path)).collect()
 }
 
-/// The paths in `/proc/net/unix`, behind seven columns; those of abstract sockets, and relative ones, begin
-/// otherwise.
+/// Returns the absolute paths in `/proc/net/unix`, which stand behind seven columns; abstract names and
+/// relative paths don't begin with a slash.
 fn paths_of(bound: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
     bound.split(|byte| *byte == b'\n').filter_map(|line| {
         let start = line.windows(2).position(|pair| pair == b" /")? + 1;
@@ -76,7 +77,8 @@ fn paths_of(bound: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
     })
 }
 
-/// What the policy names of the host, and what goes with it; not what the sandbox has of its own.
+/// Returns the host's paths that the policy names, and those that are shown with them; not what the sandbox
+/// has of its own.
 fn named(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
     let paths = paths::policy_paths(plan).into_iter().filter(|(path, _)| !path.starts_with("/etc"));
     let is_hosts = |path: &Path| {

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub struct Terminal {
     /// For the outside.
     pub master: OwnedFd,
-    /// For the agent, whom it belongs to.
+    /// For the agent, which owns it.
     pub agent: OwnedFd,
 }
 

@@ -1,10 +1,10 @@
-//! A witness at the gate: what the kernel refuses there, for the record.
+//! A witness at the gate: sees what the kernel refuses there, for the record.
 //!
 //! Where nobody listens, the kernel of the gate's namespace answers a SYN by a RST with sequence number 0
 //! (RFC 9293, 3.10.7.1), and a datagram by ICMP's "port unreachable" (RFC 792, RFC 4443). A packet socket
-//! (packet(7)) at the gate's end of the link gets a copy of these, and of nothing else: what is captured
-//! costs nothing here. It decides nothing and sends nothing. When its queue is full a refusal goes unseen,
-//! and is a refusal all the same.
+//! (packet(7)) at the gate's end of the link gets a copy of these, and of nothing else: connections that the
+//! gate takes cost nothing here. It decides nothing and sends nothing. When its queue is full a refusal goes
+//! unseen, and is a refusal all the same.
 
 use crate::sys;
 use std::io;
@@ -15,7 +15,7 @@ const KEPT: u32 = 128;
 
 /// linux/filter.h: the packet's type, as packet(7) has it, stands at this "offset".
 const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
-/// Sent from here: what arrives is what agents wrote.
+/// Packets that this side sent; those that arrive were written by agents.
 const OUTGOING: u32 = libc::PACKET_OUTGOING as u32;
 
 const fn step(code: u32, k: u32) -> libc::sock_filter {
@@ -43,7 +43,8 @@ const KEEP: libc::sock_filter = step(libc::BPF_RET | libc::BPF_K, KEPT);
 const LEAVE: libc::sock_filter = step(libc::BPF_RET | libc::BPF_K, 0);
 const RST: u32 = 0x04;
 
-/// The program, over a packet without its link header. A load behind the packet's end leaves it.
+/// The filter program, which runs over a packet without its link header. A load beyond the packet's end drops
+/// the packet.
 const REFUSALS: &[libc::sock_filter] = &[
     step(WORD, PACKET_TYPE),
     unless_equal(OUTGOING, 28),
@@ -85,9 +86,10 @@ const REFUSALS: &[libc::sock_filter] = &[
 /// A witness on the interface with this index, non-blocking.
 ///
 /// # Errors
-/// The kernel's: without CAP_NET_RAW in the namespace's owner, or packet sockets.
+/// The kernel's: for want of CAP_NET_RAW in the user namespace that owns this one, or of packet sockets.
 pub(super) fn open(interface: u32) -> io::Result<OwnedFd> {
-    // Of no protocol until it is bound: nothing comes before the filter is there.
+    // Without a protocol, so that it receives nothing before it is bound, which is after the filter is
+    // attached.
     let socket = sys::socket::open(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0)?;
     sys::socket::attach_filter(socket.as_fd(), REFUSALS)?;
     sys::socket::bind_to_interface(socket.as_fd(), interface)?;

@@ -1,9 +1,9 @@
 //! Limits of all agents together, by a cgroup v2 of their own, where the system delegates one to us.
 //!
-//! Demanded only when limits were asked for. Nothing is left behind: the directory goes when its owner is
+//! Required only if limits were asked for. Nothing is left behind: the directory is removed when its owner is
 //! dropped, which must be after init was waited for. A cgroup that holds processes can't hand controllers
-//! down (cgroups(7), "no internal processes"), so a heart, which must be alone in its cgroup but for init,
-//! first moves into a leaf with it. Who is killed removes nothing: a child that stays behind does then
+//! down (cgroups(7), "no internal processes"), so a heart, which must be alone in its cgroup with init, first
+//! moves both into a leaf. A heart that is killed removes nothing; a child that stays behind then does
 //! ([`Cgroup::outlive`]).
 
 use crate::plan::{CagePlan, Limits};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// Period of `cpu.max`, in microseconds: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
-/// How long the sandbox may take to end once its heart was killed, and how often it is looked whether it has.
+/// How long the sandbox may take to end once its heart was killed, and how often this is checked.
 const SWEPT_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -65,7 +65,7 @@ pub struct Cgroup {
     home: PathBuf,
 }
 
-/// What the names of leaves begin with, behind which the heart's process id stands.
+/// Prefix of the leaves' names, which the heart's pid follows.
 const HEART: &str = "cofferdam-heart-";
 
 /// The controllers that limits can need: what a unit delegates.
@@ -96,8 +96,8 @@ pub fn available() -> Result<Vec<String>, CgroupError> {
 }
 
 impl Cgroup {
-    /// Makes one with these limits; `None` when none was asked for. `init` is the one child that this process
-    /// has; `workspace` lies on the disk that is limited.
+    /// Makes a cgroup with the plan's limits; `None` if it has none. `init` is the one child that this
+    /// process has. A limit on disk traffic is for the disk that the workspace is on.
     pub(super) fn make(plan: &CagePlan, init: i32) -> Result<Option<Self>, CgroupError> {
         let CagePlan { name, limits, workspace, .. } = plan;
         let controllers = needed(limits);
@@ -118,7 +118,8 @@ impl Cgroup {
         make_dir(&cgroup.path)?;
         if let Some(bytes) = limits.memory {
             write(&cgroup.path.join("memory.max"), &bytes.to_string())?;
-            // Else the limit is only on what isn't swapped out. Absent where the kernel accounts no swap.
+            // Otherwise only what isn't swapped out is limited. The file is absent where the kernel accounts
+            // no swap.
             let _ = fs::write(cgroup.path.join("memory.swap.max"), "0");
         }
         if let Some(pids) = limits.pids {
@@ -140,23 +141,23 @@ impl Cgroup {
         write(&self.path.join("cgroup.procs"), &pid.to_string())
     }
 
-    /// What a child that stayed behind does ([`super::stay_behind`]): waits until the owner is gone, by its
-    /// end of `owner`, and removes what that has left. It leaves something only if it was killed, or if the
-    /// kernel couldn't end init.
+    /// The work of a child that stays behind ([`super::stay_behind`]): waits until the owner is gone and its
+    /// end of `owner` closed, and removes what the owner has left. That is something only if the owner was
+    /// killed, or if the kernel couldn't end init.
     pub fn outlive(&self, owner: &Wire) {
         while owner.recv::<()>(None).is_ok() {}
         let until = Instant::now() + SWEPT_WITHIN;
-        // Whoever is ending is counted for a while without being listed.
+        // A process that is ending is still counted for a while after it isn't listed any more.
         while (is_there(&self.path) || !self.go_home()) && Instant::now() < until {
             std::thread::sleep(LOOK_AGAIN);
         }
     }
 
-    /// Takes back what was handed down, and removes the leaf. True once there is none.
+    /// Takes back the controllers that were handed down, and removes the leaf. True once the leaf is gone.
     fn go_home(&self) -> bool {
-        // One that is gone was removed in order, and what is handed down since is somebody else's.
+        // A leaf that is gone was removed in order, and controllers handed down since are somebody else's.
         let Some(leaf) = self.leaf.as_ref().filter(|leaf| leaf.exists()) else { return true };
-        // Where a successor has made room as we did, its limits hang on what is handed down.
+        // If another heart has made a leaf here as we did, its limits depend on the controllers handed down.
         if !self.has_successor(leaf) {
             let control = self.home.join("cgroup.subtree_control");
             let back: String = fs::read_to_string(&control)
@@ -166,7 +167,8 @@ impl Cgroup {
                 .collect();
             let _ = fs::write(control, back);
         }
-        // Nobody but our own is in it; back home first, which works once nothing is handed down.
+        // Only our own processes are in the leaf. They move back home first, which works once nothing is
+        // handed down.
         for pid in fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default().split_ascii_whitespace()
         {
             let _ = fs::write(self.home.join("cgroup.procs"), pid);
@@ -183,9 +185,9 @@ impl Cgroup {
     }
 
     fn hand_down(&mut self, controllers: &[&str], init: i32) -> Result<(), CgroupError> {
-        // The root alone, which has no type, hands down beside processes. Of another the kernel refuses that
-        // for memory; for pids and cpu it takes it, and then nobody can be put below (cgroups(7), "thread
-        // mode").
+        // Only the root cgroup, which has no type, can hold processes and hand controllers down. In another
+        // the kernel refuses that for memory; for pids and cpu it accepts it, but then no process can be put
+        // below (cgroups(7), "thread mode").
         if self.home.join("cgroup.type").exists() {
             self.make_room(init)?;
         }
@@ -218,7 +220,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// Whether a group is there still, having tried to remove it.
+/// Tries to remove a group; returns whether it is still there.
 fn is_there(group: &Path) -> bool {
     fs::remove_dir(group).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
 }
@@ -248,7 +250,7 @@ fn whole_disk(devices: &Path, device: &str) -> Option<String> {
     Some(fs::read_to_string(here.parent()?.join("dev")).ok()?.trim().to_owned())
 }
 
-/// Where in the v2 hierarchy we are.
+/// Returns this process's directory in the v2 hierarchy.
 ///
 /// # Errors
 /// [`CgroupError::NotUnified`], or an unreadable `/proc`.

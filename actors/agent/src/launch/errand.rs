@@ -1,5 +1,4 @@
-//! Work that a child of ours does and is gone, with all that it learnt: what it answers is all that comes
-//! back.
+//! Runs work in a child that then ends, so that all it learnt is gone except its answer.
 
 use super::{Child, LaunchError, end, fork, system};
 use crate::sys;
@@ -7,11 +6,11 @@ use crate::sys::prctl::{Prctl, prctl};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// Bytes of a child's answer at most.
+/// Bounds a child's answer, in bytes.
 pub const MAX_ANSWER: u64 = 16 << 20;
 
-/// Has a child of ours, a copy, do something, and gives what it answers, of at most 16 MiB. What the child
-/// learnt on the way is gone with it. Signals that are held are not kept waiting for it.
+/// Runs `work` in a forked copy of this process and returns its answer, of at most 16 MiB. What the child
+/// learnt on the way is gone with it. A held signal that asks this process to end interrupts the wait.
 ///
 /// # Errors
 /// See [`LaunchError`]; an answer of no byte is [`LaunchError::Died`].
@@ -23,19 +22,18 @@ pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, LaunchError> 
     if answer.is_empty() { Err(LaunchError::Died("its work".into())) } else { Ok(answer) }
 }
 
-/// The same for a caller who waits by itself, and not for ever.
+/// As [`in_child`], for a caller that waits for the answer itself, and not for ever.
 #[derive(Debug)]
 pub struct Errand {
-    /// Whoever does it. It is the caller's to end and to wait for.
+    /// The child that does the work. The caller must end it and wait for it.
     pub child: Child,
-    /// What it answers, until its end; no byte where it could not do it.
+    /// The answer, up to the end of file; empty if the work failed.
     pub answer: OwnedFd,
 }
 
 impl Errand {
-    /// Begins one. The child keeps the standard streams, and nothing else that is open here: held up where
-    /// nobody can end it, it holds up nobody who waits for the end of something. `work` must own no
-    /// descriptor.
+    /// Starts the child. It keeps the standard streams and no other descriptor that is open here: even if it
+    /// hangs and can't be killed, nobody waits in vain for an end of file. `work` must own no descriptor.
     ///
     /// # Errors
     /// See [`LaunchError`].
@@ -52,7 +50,7 @@ fn begin(
     work: impl FnOnce() -> Vec<u8>,
 ) -> Result<Errand, LaunchError> {
     let (child, answer) = fork(|write, parent| {
-        // Nobody looks into it, and it ends with us, who may be gone already.
+        // No other process may look into the child, and it ends with its parent, which may be gone already.
         let unfit = sys::process::die_with_parent(libc::SIGKILL).is_err()
             || prctl(Prctl::SetDumpable(false)).is_err()
             || std::os::unix::process::parent_id() != parent

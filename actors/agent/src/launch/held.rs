@@ -1,5 +1,5 @@
-//! Signals kept waiting: from the moment that there is something to remove at the end, none of them may just
-//! end the process.
+//! Signals that are blocked: from the moment that there is something to clean up at the end, none of them may
+//! simply end the process.
 
 use crate::sys;
 use nix::poll::PollTimeout;
@@ -8,7 +8,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
 use std::time::Duration;
 
-/// Signals that wait for whoever judges them. Dropped, they go on waiting.
+/// Signals that are blocked until they are read or released. Dropping this leaves them blocked.
 #[derive(Debug)]
 #[must_use = "what is held waits for ever, unless somebody reads or releases it"]
 pub struct HeldSignals {
@@ -17,11 +17,11 @@ pub struct HeldSignals {
 }
 
 impl HeldSignals {
-    /// Has these signals wait, but for SIGHUP where it is ignored: who starts a program by nohup(1) doesn't
-    /// want it told of a terminal that goes. (SIGINT and SIGQUIT are taken all the same: a script's shell
-    /// ignores them for everything in its background, and whoever sends them to us on purpose means us.)
+    /// Blocks these signals, except SIGHUP if it is ignored: a program started by nohup(1) should not be told
+    /// that its terminal goes. (SIGINT and SIGQUIT are held even if ignored: a script's shell ignores them
+    /// for everything in its background, and one that is sent to us on purpose is meant for us.)
     ///
-    /// SIGCHLD gets its default, whatever it was: who ignores it never hears how a child ended.
+    /// SIGCHLD is reset to its default: a process that ignores it never learns how a child ended.
     ///
     /// # Errors
     /// The system call's.
@@ -34,7 +34,7 @@ impl HeldSignals {
         Ok(Self { held, before })
     }
 
-    /// These and more.
+    /// Blocks `more` signals, too, and returns all of them.
     ///
     /// # Errors
     /// The system call's.
@@ -44,7 +44,7 @@ impl HeldSignals {
         Ok(Self { held, before: self.before })
     }
 
-    /// Where they are read.
+    /// Returns a descriptor on which the signals can be read.
     ///
     /// # Errors
     /// The system call's.
@@ -52,7 +52,7 @@ impl HeldSignals {
         Ok(SignalFd::with_flags(&self.held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
     }
 
-    /// Lets those that wait do what they do, which ends the process for most.
+    /// Restores the former mask. Pending signals then take effect, which for most ends the process.
     ///
     /// # Errors
     /// The system call's.
@@ -61,10 +61,10 @@ impl HeldSignals {
     }
 }
 
-/// Waits for so long; but a request to end that is held isn't kept waiting.
+/// Waits for this long, or until a held signal asks the process to end.
 ///
 /// # Errors
-/// [`io::ErrorKind::Interrupted`] when there is one. It goes on waiting.
+/// [`io::ErrorKind::Interrupted`] if there is such a signal. It stays pending.
 pub fn pause(time: Duration) -> io::Result<()> {
     let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
     sys::signals::Requests::of_blocked()?.or(None, time).map(drop)

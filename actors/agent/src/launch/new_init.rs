@@ -32,10 +32,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What must be known of a plan before it is made. The plan then has to say the same.
+/// The parts of a plan that must be known before the plan is made. The plan then has to say the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foundation {
-    /// Who is who.
+    /// The users that the processes run as.
     pub ids: Ids,
     /// See [`CagePlan::witness`].
     pub witness: bool,
@@ -44,7 +44,7 @@ pub struct Foundation {
 }
 
 impl Foundation {
-    /// Of a plan that is there already.
+    /// Returns the foundation of an existing plan.
     #[must_use]
     pub fn of(plan: &CagePlan) -> Self {
         Self { ids: plan.ids, witness: plan.witness, sabotage: plan.sabotage.clone() }
@@ -70,12 +70,12 @@ pub(crate) struct Furniture {
 pub(crate) const MAX_FURNITURE: u64 = 16 << 20;
 /// Descriptors that come with it at most: itself, the channel, the mounts.
 pub(crate) const FURNITURE_DESCRIPTORS: usize = 5;
-/// Init is tied to our life and has its namespaces.
+/// Init's answer that it will die with its parent and has made its namespaces.
 pub(crate) const READY: u8 = b'r';
-/// It has none; the kernel's number for the reason follows.
+/// Init's answer that it could not make them; the errno follows.
 pub(crate) const NO_NAMESPACES: u8 = b'n';
 
-/// What root opened for init, which may not be able to walk there itself.
+/// Mounts that root opened for init, which may not be able to walk to them itself.
 #[derive(Debug, Default)]
 pub(crate) struct Handed {
     pub(crate) workspace: Option<OwnedFd>,
@@ -88,7 +88,7 @@ impl Handed {
     }
 }
 
-/// Whose child an init is: with whom it dies, and who waits for it.
+/// Whose child an init is: the process that it dies with, and that waits for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parent {
     /// The caller.
@@ -97,7 +97,7 @@ pub enum Parent {
     Callers,
 }
 
-/// A sandbox's pid 1 without a sandbox yet. Ended, and everything of it, when dropped.
+/// A sandbox's pid 1 without a sandbox yet. Dropping it ends init and everything that belongs to it.
 #[derive(Debug)]
 pub struct NewInit {
     child: Option<Child>,
@@ -116,8 +116,8 @@ impl NewInit {
         let outside = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
         let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
         // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of
-        // them. Afterwards it is as it was: whoever unpacks an image next, for instance, has to write its
-        // own.
+        // them. Afterwards the flag is what it was before: a process that unpacks an image next, for
+        // instance, has to write such files too.
         let dumpable = prctl(Prctl::Dumpable).map_err(system("prctl(PR_GET_DUMPABLE)"))?;
         prctl(Prctl::SetDumpable(true)).map_err(system("prctl(PR_SET_DUMPABLE)"))?;
         let cloned = {
@@ -131,7 +131,7 @@ impl NewInit {
         let restore = || {
             let _ = prctl(Prctl::SetDumpable(dumpable == 1));
         };
-        // Also where it fails: the builder lives on.
+        // Also if clone(2) fails: the builder lives on.
         match cloned.inspect_err(|_| restore()).map_err(LaunchError::UserNamespace)? {
             Cloned::Child => {
                 drop(ours);
@@ -149,7 +149,7 @@ impl NewInit {
         }
     }
 
-    /// The descriptors by which it is known.
+    /// The descriptors that this process has for init.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         std::iter::once(self.sync.as_fd()).chain(self.child.iter().map(|child| child.pidfd.as_fd()))
     }
@@ -167,7 +167,7 @@ impl NewInit {
     }
 
     /// Gives init its plan. `channel` is its end of a [`crate::wire::pair`]; it reports how the cage came out
-    /// to the first [`crate::protocol::Request::Report`].
+    /// in answer to the first [`crate::protocol::Request::Report`].
     ///
     /// # Errors
     /// See [`LaunchError`]; a plan that differs from the [`Foundation`] is a fault.
@@ -177,8 +177,8 @@ impl NewInit {
         self.give(plan, channel, no_cgroup)
     }
 
-    /// The same under the limits of another cage's init, as the one that will take its place. `None` where
-    /// that one has none.
+    /// As [`NewInit::furnish`], but under the limits of the init whose place this one will take; `limits` is
+    /// `None` if that init has none.
     ///
     /// # Errors
     /// As [`NewInit::furnish`].
@@ -197,11 +197,12 @@ impl NewInit {
         self.give(plan, channel, no_cgroup)
     }
 
-    /// Puts init under the limits that were asked for, and says why there are none (best effort).
+    /// Puts init under the limits that were asked for, or returns why there are none (best effort).
     fn limit(&mut self, plan: &CagePlan) -> Result<Option<String>, LaunchError> {
         let Some(child) = self.child.as_mut() else { return Err(no_init()) };
         let no_cgroup = match make_cgroup(plan, child.pid) {
-            // The child's at once: whatever fails from here on, it is removed after init is gone.
+            // Owned by `child` at once: whatever fails from here on, the cgroup is removed after init is
+            // gone.
             Ok(cgroup) => {
                 child.cgroup = cgroup;
                 None
@@ -253,7 +254,7 @@ impl Drop for NewInit {
     }
 }
 
-/// Both steps at once.
+/// Takes both steps at once: [`NewInit::begin`] and [`NewInit::furnish`].
 ///
 /// # Errors
 /// See [`NewInit`].
@@ -262,12 +263,12 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
     NewInit::begin(Foundation::of(plan), Parent::Caller)?.furnish(plan, channel)
 }
 
-/// The namespaces that init makes at once. Its user and pid namespaces it is born in, and the last it makes
-/// when it has its plan: a cgroup namespace shows the group that its maker is in.
+/// The namespaces that init makes at once. It is born in its user and pid namespaces. The last, its cgroup
+/// namespace, it makes when it has its plan, since that namespace shows the group that its maker is in.
 pub(crate) const AT_ONCE: libc::c_int =
     libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
-/// What failed in speaking with init: an end that is closed is init's end.
+/// Names what failed in speaking with init: a closed connection means that init has died.
 fn with_init(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
     move |error| match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => LaunchError::Died(what.into()),
@@ -275,13 +276,13 @@ fn with_init(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
     }
 }
 
-/// Waits until init has told how far it got, but not for ever.
+/// Waits, for at most `patience`, until init has told how far it got.
 fn hear(sync: BorrowedFd<'_>, patience: Duration) -> Result<(), LaunchError> {
     const STEP: &str = "making its namespaces";
     let mut answer = [0_u8; 256];
     let waiting = || with_init("waiting for init");
     let within = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    // Whoever asks this process to end doesn't wait for it.
+    // A held signal that asks this process to end interrupts the wait.
     let spoke = sys::signals::Requests::of_blocked()
         .and_then(|requests| requests.or(Some(sync), within))
         .map_err(waiting())?;

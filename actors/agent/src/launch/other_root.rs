@@ -1,6 +1,6 @@
 //! Rooted: another root and its overlay as detached mounts, made by root, since the gateway may not be able
-//! to walk to them. The files of an image, and of whatever an overlay lies over, are shown as the agent's own
-//! by an id-mapped mount.
+//! to walk to them. The files of an image, and of any root that an overlay lies over, are shown as the
+//! agent's own by an id-mapped mount.
 
 use super::workspace::mapping_namespace;
 use super::{LaunchError, system};
@@ -26,7 +26,8 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Mounts, LaunchError> {
         let mapping =
             mapping_namespace(owner, sandbox).map_err(system("making a user namespace for the root"))?;
         let mapped = sys::mount::set_id_map(tree.as_fd(), mapping.as_fd());
-        // Without it what may be read by everyone is still read; only changing needs to own.
+        // Without the id map the agent still reads what everyone may read; only to change a file must it own
+        // that.
         if root.overlay.is_some() {
             mapped.map_err(fault(
                 "is to be writable, and its filesystem takes no id-mapped mount",

@@ -1,4 +1,4 @@
-//! How a cage came out, asked by a process that has no runtime and won't be its supervisor.
+//! Asks how a cage came out, for a process that has no runtime and won't be the cage's supervisor.
 
 use std::os::fd::OwnedFd;
 
@@ -20,8 +20,8 @@ pub enum Unproven {
     Unexpected,
 }
 
-/// Waits until the cage behind this channel, a supervisor's end, is built and proven, and gives the channel
-/// back. Whoever takes it next may ask again.
+/// Waits until the cage behind this channel, a supervisor's end, is built and proven, and returns the
+/// channel. Its next owner may ask again.
 ///
 /// # Errors
 /// See [`Unproven`].
@@ -33,7 +33,7 @@ pub fn proven(channel: OwnedFd) -> Result<OwnedFd, Unproven> {
             Answer::Report(_) => Ok(wire.into()),
             _ => Err(Unproven::Unexpected),
         },
-        // Nothing runs in it that could end.
+        // No event can come: nothing runs in the cage that could end.
         _ => Err(Unproven::Unexpected),
     }
 }

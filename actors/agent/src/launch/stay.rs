@@ -1,4 +1,5 @@
-//! A child that stays, as privileged as we are now, for what we won't be able to do once we are shut in.
+//! A child that stays behind with the privileges that this process has now, for what this process can't do
+//! once it is confined.
 
 use super::{Child, LaunchError, require_single_thread, system};
 use crate::own;
@@ -13,8 +14,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Forks a child that does `work` with its end of a new channel, and ends with the code that it gives. It
 /// keeps the standard error and these descriptors, and nothing else that is open here. It has a session of
-/// its own and hears no signal that asks it to end, which is its parent's to judge: `work` must end when the
-/// channel does.
+/// its own and ignores every signal that asks it to end, which is for its parent to judge: `work` must end
+/// when the channel is closed.
 ///
 /// Values of the caller that `work` borrows are copies in the child, none of which is ever dropped there.
 ///

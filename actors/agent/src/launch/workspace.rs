@@ -28,8 +28,9 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Option<OwnedFd>, LaunchError> 
     if owner.uid == sandbox.uid {
         return Ok(Some(tree));
     }
-    // What the agent writes into root's own directory is root's outside, as an ordinary user's is that
-    // user's. It can't be set-uid: the seccomp list refuses those mode bits, in every call that takes a mode.
+    // What the agent writes into a directory of root's belongs to root outside, as in an ordinary user's
+    // directory it belongs to that user. It can't be set-uid: the seccomp list refuses those mode bits, in
+    // every call that takes a mode.
     let mapping =
         mapping_namespace(owner, sandbox).map_err(system("making a user namespace for the workspace"))?;
     sys::mount::set_id_map(tree.as_fd(), mapping.as_fd())
@@ -37,13 +38,14 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Option<OwnedFd>, LaunchError> 
     Ok(Some(tree))
 }
 
-/// A user namespace in which the owner's ids on disk are the sandbox user's (mount_setattr(2), ID-mapped
-/// mounts).
+/// Makes a user namespace that maps the owner's ids on disk to the sandbox user's (mount_setattr(2),
+/// ID-mapped mounts).
 pub(super) fn mapping_namespace(owner: Id, sandbox: Id) -> io::Result<OwnedFd> {
     let (read, write) = sys::fd::pipe()?;
     match sys::process::clone(libc::CLONE_NEWUSER)? {
         Cloned::Child => {
-            // Lives until its namespace is open: the pipe's end, or our death, ends it.
+            // Lives until the parent has opened its namespace: the end of file on the pipe, also by the
+            // parent's death, ends it.
             drop(write);
             let _ = sys::fd::read(read.as_fd(), &mut [0]);
             sys::process::exit_now(0)

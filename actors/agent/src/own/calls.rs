@@ -3,13 +3,13 @@
 //! Heart and supervisor stand under allow-lists derived from the agents' own
 //! ([`table`](crate::isolation::seccomp)), which is known to carry any ordinary program: what libc, the
 //! runtime, TLS and name resolution (with the modules that nsswitch.conf names) call is on it, so the lists
-//! need no change when a library learns a new habit. What an ordinary program may do and *these* never do is
-//! taken off. Of what is off, the calls in [`DEADLY`] end the process, since no honest path leads there; the
-//! rest give EPERM, since a library may merely try.
+//! need no change when a library starts to use another call. What an ordinary program may do but *these*
+//! never do is taken off. Of the calls that are off, those in [`DEADLY`] end the process, since no honest
+//! path leads there; the rest give EPERM, since a library may merely try them.
 //!
-//! Init's filter is inherited by every agent. It is a refusal list without any look at arguments, since that
-//! is the one kind that costs them nothing (the kernel answers from a bitmap); what it refuses the agents'
-//! own list refuses too.
+//! Init's filter is inherited by every agent. It is a deny-list that looks at no arguments, since only that
+//! kind costs the agents nothing (the kernel answers from a bitmap). The agents' own list refuses everything
+//! that it refuses.
 
 use crate::isolation::seccomp::conditions::{Condition, Test};
 use crate::isolation::seccomp::table::Call;
@@ -22,8 +22,8 @@ const fn all_of(argument: u8, bits: libc::c_int) -> Condition {
     Condition { argument, test: Test::Masked { mask: bits, is: bits } }
 }
 
-/// Memory that is both writable and executable, or becomes executable later: what code brought from outside
-/// needs. (Loading a library maps its code executable and never writable.)
+/// Refuse memory that is writable and executable, or becomes executable later, which code brought from
+/// outside needs. (Loading a library maps its code executable and never writable.)
 const MAP: &[&[Condition]] = &[&[none_of(2, libc::PROT_EXEC)], &[none_of(2, libc::PROT_WRITE)]];
 const PROTECT: &[&[Condition]] = &[&[none_of(2, libc::PROT_EXEC)]];
 const THREADS_ONLY: &[&[Condition]] =
@@ -44,16 +44,16 @@ const PKEY_MPROTECT: Call = Call { name: "pkey_mprotect", number: libc::SYS_pkey
 
 /// How a list differs from the agents'.
 pub(super) struct Difference {
-    /// Not on it, by name.
+    /// Calls that are not on the list, by name.
     pub(super) without: &'static [&'static [&'static str]],
-    /// On it in place of the agents' entry of that name, or besides.
+    /// Calls on the list in place of the agents' entry of the same number, or in addition.
     pub(super) with: &'static [Call],
-    /// Off it, and the end of whoever tries.
+    /// Calls that are off the list and end the process that tries one.
     pub(super) deadly: &'static [&'static [i64]],
 }
 
-/// Nothing of ours shares memory by key, traces, makes devices, queues asynchronous I/O in the kernel's own
-/// way, or plays with personalities and protection keys.
+/// Calls that none of our processes makes: SysV IPC, device nodes, personalities, protection keys, and
+/// starting a program by `execve`, `fork` or `vfork`.
 const NEVER_OURS: &[&str] = &[
     "shmget",
     "shmat",
@@ -77,7 +77,7 @@ const NEVER_OURS: &[&str] = &[
     "vfork",
 ];
 
-/// The supervisor starts no process, signals none (init does), is nobody else, and becomes nobody else.
+/// The supervisor starts no process, signals none (init does), and never changes its user or privileges.
 const NEVER_THE_SUPERVISORS: &[&str] = &[
     "execveat",
     "kill",
@@ -105,8 +105,7 @@ const NEVER_THE_SUPERVISORS: &[&str] = &[
     "landlock_restrict_self",
 ];
 
-/// The supervisor: what an ordinary program does, in threads, from files that are open or readable, without a
-/// child.
+/// The supervisor may do what an ordinary program does with threads and files, but makes no child.
 pub(super) const SUPERVISOR: Difference = Difference {
     without: &[NEVER_OURS, NEVER_THE_SUPERVISORS],
     with: &[
@@ -118,7 +117,7 @@ pub(super) const SUPERVISOR: Difference = Difference {
     deadly: &[DEADLY, NEW_PROGRAMS],
 };
 
-/// The heart: what the supervisor may do, and starting supervisors (which inherit its filter).
+/// The heart may do what the supervisor may, and start supervisors (which inherit its filter).
 pub(super) const HEART: Difference = Difference {
     without: &[NEVER_OURS],
     with: &[
@@ -136,7 +135,7 @@ pub(super) const HEART: Difference = Difference {
 /// Init, and with it every agent: refused by number.
 pub(super) const INIT: &[&[i64]] = &[DEADLY, NOT_EVEN_INITS];
 
-/// What none of our processes does once it has started, and an intruder would.
+/// Calls that none of our processes makes once it has started, but an intruder would.
 const DEADLY: &[i64] = &[
     // Other processes' memory and descriptors.
     libc::SYS_ptrace,
@@ -144,7 +143,7 @@ const DEADLY: &[i64] = &[
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd,
-    // Namespaces, mounts and roots: built, once.
+    // Namespaces, mounts and roots, which are built once, before the filter.
     libc::SYS_unshare,
     libc::SYS_setns,
     libc::SYS_mount,
@@ -205,5 +204,5 @@ const NEW_PROGRAMS: &[i64] = &[
     libc::SYS_vfork,
 ];
 
-/// Named once, while the cage was built.
+/// The names were set once, while the cage was built.
 const NOT_EVEN_INITS: &[i64] = &[libc::SYS_sethostname, libc::SYS_setdomainname, libc::SYS_vhangup];

@@ -1,19 +1,19 @@
-//! What heart, init and supervisor take from themselves once they have started: each can do its work, and
-//! little else.
+//! Confines heart, init and supervisor once they have started: each gives up all that it doesn't need for its
+//! work.
 //!
 //! ```text
 //! heart        after init has its plan          keeps what starting and ending its children needs
 //! init         after the cage was proven        keeps what forking, looking at and signalling agents needs
 //! supervisor   before its first thread          keeps nothing
 //! ```
-//! In this order: no core file, memory that nobody may look into, capabilities down to the role's,
-//! no_new_privs, no memory that is written and executed, the role's system calls ([`calls`]). Any step that
-//! fails is an error, and the caller must end: there is no half-settled process. What the kernel is too old
-//! for is named in `docs/processes.md`.
+//! The steps, in this order: no core file, memory that no other process may look into, capabilities down to
+//! the role's, no_new_privs, no memory that is writable and executable, the role's system calls ([`calls`]).
+//! Any step that fails is an error, and the caller must end: there is no half-settled process.
+//! `docs/processes.md` names what older kernels lack.
 //!
-//! A violation of the calls that no honest path makes ends the process by SIGSYS. A supervisor that dies so
-//! is started again by the heart, with the signal on record in the audit log; heart or init dying ends the
-//! sandbox.
+//! A system call that no honest path makes ends the heart or the supervisor by SIGSYS. The heart starts a
+//! supervisor that dies so again, with the signal on record in the audit log; if heart or init dies, the
+//! sandbox ends.
 
 mod calls;
 
@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io;
 
-/// Which of the three.
+/// Which of the three processes this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Parent of the other two.
@@ -50,9 +50,9 @@ pub struct Unsettled {
     pub source: io::Error,
 }
 
-/// The heart's, started as root: it ends children of other users, becomes `gateway` to start a supervisor,
-/// empties that one's bounding set, removes a socket from a directory that isn't its own, and puts init ahead
-/// of the agents (SYS_NICE).
+/// The capabilities of a heart that was started as root: it ends children of other users, becomes `gateway`
+/// to start a supervisor, empties the supervisor's bounding set, removes a socket from a directory that isn't
+/// its own, and puts init ahead of the agents (SYS_NICE).
 const HEART: &[Capability] = &[
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_KILL,
@@ -78,7 +78,7 @@ const INIT: &[Capability] = &[
     Capability::CAP_SYS_PTRACE,
 ];
 
-/// What a role keeps of the capabilities that it has.
+/// Returns the capabilities that a role keeps, of those that it has.
 #[must_use]
 pub fn kept(role: Role) -> &'static [Capability] {
     match role {
@@ -88,7 +88,7 @@ pub fn kept(role: Role) -> &'static [Capability] {
     }
 }
 
-/// Shuts this process in, for good. It must have one thread.
+/// Confines this process, for good. It must have one thread.
 ///
 /// # Errors
 /// The first step that failed; the process must not go on.
@@ -108,8 +108,7 @@ pub fn settle(role: Role) -> Result<(), Unsettled> {
     Ok(())
 }
 
-/// What init's settling leaves to every child that it forks afterwards, for one that was forked before: its
-/// filter.
+/// Loads init's filter into a child that was forked before init settled; those forked afterwards inherit it.
 ///
 /// # Errors
 /// The kernel's; the process must not go on.
@@ -118,9 +117,9 @@ pub(crate) fn settle_as_inits_child() -> io::Result<()> {
     filter.load().map(drop).map_err(io::Error::other)
 }
 
-/// Gives this process a name (at most 15 bytes) and a command line, and takes the rest of what it was started
-/// with out of its memory: its arguments, and the environment, where keys are. Anybody who sees a process
-/// sees its command line.
+/// Gives this process a name (at most 15 bytes) and a command line, and erases from its memory what it was
+/// started with: its arguments, and the environment, where keys are. Anybody who sees a process sees its
+/// command line.
 ///
 /// # Errors
 /// The kernel's, or that there is more than one thread; the process must not go on.
@@ -153,8 +152,8 @@ pub fn share_heaps() {
     sys::process::limit_heaps(HEAPS, KEPT);
 }
 
-/// So many descriptors for this process, and for what it starts as many as agents may have, or as the hard
-/// limit allows, which root lifts. A limit that is higher already stays.
+/// Raises the limit on descriptors to `own`, or to as many as init needs for its agents if that is more; at
+/// most to the hard limit, which root raises too. A limit that is higher already stays.
 ///
 /// # Errors
 /// The kernel's.
@@ -167,7 +166,8 @@ pub fn want_descriptors(own: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard)?)
 }
 
-/// Lowers every set to these, bounding included where that may be lowered, and reads them back.
+/// Reduces every set to these, also the bounding set if that may be lowered, and reads the effective and the
+/// permitted set back.
 fn keep_only(kept: &[Capability]) -> io::Result<()> {
     let fault = |e: caps::errors::CapsError| io::Error::other(e.to_string());
     let permitted = caps::read(None, CapSet::Permitted).map_err(fault)?;
@@ -203,9 +203,9 @@ fn lower_bounding(kept: &[Capability]) -> io::Result<()> {
     Ok(())
 }
 
-/// PR_SET_MDWE (Linux 6.3): memory never gains the right to be executed. The heart's holds for the supervisor
-/// as well, from that one's first instruction. Init's must not reach the agents, which compile at run time
-/// (Linux 6.6). Older kernels have the filters of heart and supervisor alone for it, and nothing for init.
+/// PR_SET_MDWE (Linux 6.3): memory never gains the right to be executed. The supervisor inherits the heart's,
+/// from its first instruction. Init's must not reach the agents, which compile at run time (Linux 6.6). On
+/// older kernels only the filters of heart and supervisor enforce this, and nothing does for init.
 fn refuse_executable_memory(role: Role) -> io::Result<()> {
     const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
     const NO_INHERIT: libc::c_ulong = 2;

@@ -1,6 +1,6 @@
 //! The file: a plain tar archive of a few members in a fixed order, the description last, and nothing else.
-//! There is one way to write it, and what isn't written so is refused: no second reading of it exists. What
-//! the members hold is judged elsewhere.
+//! There is only one way to write it, and a file written otherwise is refused, so that no file can be read in
+//! two ways. What the members hold is judged elsewhere.
 
 use super::{SnapshotError, refused, system};
 use crate::image::Digest;
@@ -17,42 +17,42 @@ use tar::Header;
 
 /// The description's name.
 pub const MANIFEST: &str = "manifest.json";
-/// Bytes of a description.
+/// Bounds the description, in bytes.
 const MAX_MANIFEST: u64 = 64 << 10;
-/// Members beside it.
+/// Bounds the members beside the description.
 const MAX_PARTS: usize = 8;
-/// Bytes that are hashed before somebody looks whether the command is to end.
+/// Bytes that are hashed between two checks whether the command is asked to end.
 const HASHED_AT_ONCE: usize = 1 << 20;
 const BLOCK: u64 = 512;
 const END: [u8; 2 * BLOCK as usize] = [0; 2 * BLOCK as usize];
 
-/// A member as the description has it.
+/// A member, as the description records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
     /// `sha256:` and the digest of its bytes.
     pub digest: String,
-    /// How many there are.
+    /// Number of its bytes.
     pub size: u64,
 }
 
-/// Writes one, from the file's beginning.
+/// Writes a container, from the file's beginning.
 #[derive(Debug)]
 pub struct Writer<'a> {
     file: &'a File,
 }
 
 impl<'a> Writer<'a> {
-    /// Into an empty file.
+    /// Begins a container in an empty file.
     #[must_use]
     pub fn new(file: &'a File) -> Self {
         Self { file }
     }
 
-    /// A member, which `write` appends to the file by any descriptor of it.
+    /// Adds a member, whose bytes `write` appends to the file, by any descriptor that shares its offset.
     ///
     /// # Errors
-    /// What writing gives, `write`'s among it.
+    /// Those of writing, and `write`'s own.
     pub fn part<T>(
         &mut self,
         name: &str,
@@ -72,10 +72,10 @@ impl<'a> Writer<'a> {
         Ok((Part { digest, size }, done))
     }
 
-    /// The description and the end; on disk once this returns.
+    /// Writes the description and the end. All is on disk once this returns.
     ///
     /// # Errors
-    /// What writing gives.
+    /// Those of writing.
     pub fn finish(self, manifest: &[u8]) -> Result<(), SnapshotError> {
         let length = manifest.len() as u64;
         if length > MAX_MANIFEST {
@@ -90,7 +90,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Of so many bytes; whoever asks this process to end doesn't wait for the last of them.
+/// Hashes `size` bytes. A held signal that asks this process to end interrupts it.
 fn hashed(mut from: impl Read, size: u64) -> Result<Sha256, SnapshotError> {
     let told = || system("reading the snapshot back");
     let requests = sys::signals::Requests::of_blocked().map_err(told())?;
@@ -128,7 +128,7 @@ fn padding(size: u64) -> Vec<u8> {
     vec![0; usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or_default()]
 }
 
-/// An open one, its description read and nothing else.
+/// An open container; only its description has been read.
 #[derive(Debug)]
 pub struct Container<'a> {
     file: &'a File,
@@ -138,10 +138,10 @@ pub struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// Finds the members, whose names must be these, in this order.
+    /// Finds the members. Their names must be among these, in this order.
     ///
     /// # Errors
-    /// When it isn't written as [`Writer`] writes it, to its last byte.
+    /// If it isn't written exactly as [`Writer`] writes it, to its last byte.
     pub fn open(file: &'a File, names: &[&str]) -> Result<Self, SnapshotError> {
         let all = file.metadata().map_err(system("the snapshot"))?.len();
         let (mut at, mut parts) = (0_u64, Vec::new());
@@ -190,10 +190,10 @@ impl<'a> Container<'a> {
         self.parts.len()
     }
 
-    /// Reads a member, and says in the end whether it was what the description says.
+    /// Reads a member, and checks in the end that it was what the description says.
     ///
     /// # Errors
-    /// When it isn't, which comes before whatever `read` found wrong; else what that gives.
+    /// If it wasn't, which takes precedence over an error of `read`; otherwise that error.
     pub fn read<T>(
         &self,
         name: &str,
@@ -214,7 +214,7 @@ impl<'a> Container<'a> {
     }
 }
 
-/// Up to the first NUL.
+/// Returns the name in a header, up to the first NUL.
 fn name_of(block: &[u8]) -> String {
     let name: Vec<u8> = block.iter().take(100).take_while(|byte| **byte != 0).copied().collect();
     String::from_utf8_lossy(&name).into_owned()

@@ -1,8 +1,8 @@
-//! An archive of ours, judged to its end, and made again below an empty directory where one is given. Whoever
-//! made the file may be hostile: a name is used once, lies in a directory that came before it, and is beneath
-//! the one that is filled; what isn't as [`super::walk`] would have written it, header for header, is
-//! refused: so whatever else reads it finds the same names. Never replaces anything, and never follows what
-//! it has made.
+//! Judges an archive of ours to its end, and extracts it below an empty directory if one is given. The file's
+//! author may be hostile. So a name may be used only once, must lie in a directory that came before it, and
+//! must be beneath the directory that is filled. Headers that aren't exactly as [`super::walk`] writes them
+//! are refused, so that every other reader finds the same names. Never replaces anything, and never follows a
+//! link that it has made.
 
 use super::press::Plain;
 use super::{Amount, Kinds, MAX_ENTRIES, Progress, Select, SnapshotError, form, refused, shown};
@@ -18,25 +18,25 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use tar::EntryType;
 
-/// Bytes that are written at a time; as many zeros are left out, and read as zeros all the same.
+/// Bytes that are written at a time; as many zeros in a row are left as a hole.
 const BUFFER: usize = 64 << 10;
-/// Bytes of a file that is asked for by name.
+/// Bounds a file that is asked for by name, in bytes.
 const MAX_TAKEN: u64 = 4 << 20;
-/// What may stand behind the last entry: the rest of tar's end.
+/// Bytes that may stand behind the last entry: the rest of tar's end.
 const MAX_END: usize = 1024;
 
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Those files that were asked for and are there.
+    /// The files that were asked for and are there, with their bytes.
     pub taken: HashMap<PathBuf, Vec<u8>>,
 }
 
-/// Reads a compressed archive to its end, and makes what it holds below `into`. `amount` is what it was said
-/// to hold, `take` the files whose bytes are wanted.
+/// Reads a compressed archive to its end, and extracts it below `into`. `amount` is what its manifest says
+/// that it holds, `take` the files whose bytes are wanted if `into` is `None`.
 ///
 /// # Errors
-/// Whatever is not as it was said, or not as it should be; then part of it may have been made.
+/// If something isn't as the manifest says, or not as it should be; then a part may have been extracted.
 pub fn fill(
     stored: impl Read,
     into: Option<BorrowedFd<'_>>,
@@ -70,7 +70,7 @@ pub fn fill(
     filling.finish()
 }
 
-/// Reads so many bytes and no more.
+/// Counts the bytes that are read, and fails beyond `most`.
 struct Counted<R> {
     inner: R,
     most: u64,
@@ -101,7 +101,7 @@ fn end(plain: &mut impl Read) -> Result<(), SnapshotError> {
     }
 }
 
-/// An extended header, as what it says and as it is.
+/// Reads an extended header; returns what it says, and its bytes.
 fn extended<R: Read>(raw: &mut tar::Entry<'_, R>) -> Result<(Extended, Vec<u8>), SnapshotError> {
     let length = raw.size();
     if length > form::MAX_RECORDS {
@@ -117,7 +117,7 @@ fn extended<R: Read>(raw: &mut tar::Entry<'_, R>) -> Result<(Extended, Vec<u8>),
     Ok((extended, records))
 }
 
-/// Whether there was nothing in its headers that another reader could understand in another way.
+/// Checks that an entry's headers hold nothing that another reader could understand differently.
 fn as_written(entry: &Entry, header: &tar::Header, records: &[u8]) -> Result<(), SnapshotError> {
     let bytes = |path: &'_ Path| path.as_os_str().as_bytes().to_vec();
     let (kind, target) = match &entry.kind {
@@ -137,7 +137,7 @@ fn as_written(entry: &Entry, header: &tar::Header, records: &[u8]) -> Result<(),
     }
 }
 
-/// What was made of a name.
+/// What a name was made as.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Made {
     Directory,
@@ -152,8 +152,8 @@ struct Filling<'a> {
     take: &'a [&'a Path],
     progress: Progress<'a>,
     made: HashMap<PathBuf, Made>,
-    /// Their modes and times come last: what is made in one changes its time, and may need more than its mode
-    /// gives.
+    /// Directories, whose modes and times are set last: making something in one changes its time, and may
+    /// need more than its mode allows.
     directories: Vec<(Place, u32, (i64, u32))>,
     entries: u64,
     bytes: u64,
@@ -222,7 +222,7 @@ impl Filling<'_> {
         Ok(())
     }
 
-    /// What is to be made of it, if it may be.
+    /// Returns what an entry makes, if it is allowed.
     fn judge(&self, entry: &Entry) -> Result<Made, SnapshotError> {
         let path = entry.place.path();
         let wrong = |why: &str| Err(refused(format!("entry {}: {why}", shown(path))));
@@ -279,7 +279,8 @@ impl Filling<'_> {
         Ok(())
     }
 
-    /// The last first: what lies in a directory is reached through it.
+    /// Sets the directories' modes and times, in reverse order: what lies in a directory is reached through
+    /// it.
     fn finish(self) -> Result<Seen, SnapshotError> {
         let Some(tree) = self.tree else { return Ok(self.seen) };
         for (place, mode, modified) in self.directories.iter().rev() {
@@ -298,7 +299,7 @@ fn whole(read: u64, entry: &Entry) -> Result<(), SnapshotError> {
     }
 }
 
-/// Copies, with holes where there are only zeros: what was sparse doesn't fill the disk.
+/// Copies the content, with holes where there are only zeros, so that a sparse file doesn't fill the disk.
 fn write(content: &mut impl Read, mut file: &File, place: &Place) -> Result<u64, SnapshotError> {
     let mut buffer = vec![0; BUFFER];
     let mut length = 0_u64;

@@ -1,17 +1,17 @@
 //! How an entry of an archive is written: an extended header with all of its name and time, then a header
-//! that has neither (POSIX, pax Interchange Format). There is no other way: whoever reads one writes it
+//! that has neither (POSIX, pax Interchange Format). There is no other form: the reader writes each header
 //! again, and compares.
 
 use super::MAX_PATH;
 use tar::{EntryType, Header};
 
-/// A block of tar's.
+/// Bytes of a tar block.
 pub(super) const BLOCK: u64 = 512;
 /// Bytes of the longest extended header: two paths, and what little stands beside them.
 pub(super) const MAX_RECORDS: u64 = 2 * MAX_PATH as u64 + 128;
-/// Bytes of an archive that an entry needs at most beside its content: two headers, and what fills up blocks.
+/// The most bytes that an entry takes in an archive beside its content: headers and padding.
 pub(super) const MOST_AN_ENTRY: u64 = 2 * BLOCK + MAX_RECORDS.next_multiple_of(BLOCK) + BLOCK;
-/// Bytes at an archive's end, all zero.
+/// Zero bytes at an archive's end.
 pub(super) const END: u64 = 2 * BLOCK;
 
 /// The header of an entry whose name is in the extended header before it.
@@ -35,7 +35,8 @@ pub(super) fn extension(length: u64) -> [u8; BLOCK as usize] {
     block(EntryType::XHeader, 0o600, length)
 }
 
-/// An extended header: the name, where a link leads, the time in seconds and nanoseconds after them.
+/// The records of an extended header: the name, a link's target, the modification time (seconds, and
+/// nanoseconds after them).
 pub(super) fn records(path: &[u8], target: Option<&[u8]>, modified: (i64, u32)) -> Vec<u8> {
     let target = target.map(|target| record("linkpath", target)).unwrap_or_default();
     [record("path", path), target, record("mtime", time(modified).as_bytes())].concat()

@@ -9,10 +9,9 @@
 //! container   archives and a description in one plain tar file, which has one way to be written
 //! fill        an archive judged to its end, and made again below an empty directory
 //! ```
-//! Kept of a file are its bytes, its nine permission bits, its time and its name; of links where they say
-//! that they lead. Owners, set-id and sticky bits, access lists, extended attributes and file capabilities
-//! are not, and neither are devices, pipes and sockets. What is in a tree, and what it is for, is not known
-//! here.
+//! Of a file its bytes, its nine permission bits, its time and its name are kept; of a link its target.
+//! Owners, set-id and sticky bits, access lists, extended attributes and file capabilities are not, and
+//! neither are devices, pipes and sockets. This module doesn't know what a tree is for.
 
 pub mod container;
 mod fill;
@@ -41,37 +40,37 @@ pub const MAX_ENTRIES: u64 = bounds::MAX_ENTRIES;
 pub const MAX_FILE: u64 = bounds::MAX_FILE;
 /// Bytes of address space of a process that packs or unpacks.
 pub const MAX_MEMORY: u64 = bounds::MAX_MEMORY;
-/// Bytes that an entry counts as, beside those of a file: what it takes on a disk, be it empty.
+/// Bytes that an entry counts as beside its file's: what even an empty one takes on a disk.
 pub const AN_ENTRY: u64 = 4 << 10;
 /// Components of one path. What lies deeper is left out, and counted.
 pub const MAX_DEPTH: usize = bounds::MAX_DEPTH;
-/// One byte more than a path may have. What is longer is left out, and counted.
+/// One byte more than a path may have. A longer path is left out, and counted.
 pub const MAX_PATH: usize = bounds::MAX_PATH;
 
 /// Which kinds of entries a tree may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kinds {
-    /// Directories, files, links of both kinds: an agent's.
+    /// Directories, files, links of both kinds: for an agent's tree.
     All,
-    /// Directories and files, each on its own: our own records.
+    /// Directories and files without second names: for our own records.
     Plain,
 }
 
-/// Of a tree, what belongs in a snapshot.
+/// Selects what of a tree belongs in a snapshot.
 #[derive(Clone, Copy)]
 pub struct Select<'a> {
     /// Kinds of entries.
     pub kinds: Kinds,
-    /// Paths below the root, and whether each is a directory's.
+    /// Whether a path below the root belongs; the second argument tells whether it is a directory.
     pub belongs: &'a dyn Fn(&Path, bool) -> bool,
 }
 
 /// How much room there is for files.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// Of all of them together, as [`Amount::charged`] counts.
+    /// Bytes for all files together, as [`Amount::charged`] counts.
     pub most: u64,
-    /// That of another tree, which is in it already.
+    /// Bytes of these that another tree has taken already.
     pub taken: u64,
 }
 
@@ -88,13 +87,13 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// What it counts as where there is a bound: each entry as [`AN_ENTRY`] bytes beside those of files.
+    /// Bytes that count towards a bound: those of files, and [`AN_ENTRY`] for each entry.
     #[must_use]
     pub fn charged(&self) -> u64 {
         self.bytes.saturating_add(self.entries.saturating_mul(AN_ENTRY))
     }
 
-    /// Whether its archive is larger than one of so many entries and bytes can be.
+    /// Whether the archive is larger than one of this many entries and bytes can be.
     #[must_use]
     pub fn is_padded(&self) -> bool {
         let headers = self.entries.saturating_mul(form::MOST_AN_ENTRY);
@@ -109,34 +108,34 @@ impl fmt::Display for Amount {
     }
 }
 
-/// What of a tree is not in a snapshot, or perhaps not as it was.
+/// Counts what of a tree isn't in a snapshot, or perhaps not as it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeftOut {
     /// Devices, pipes, sockets.
     pub special: u64,
-    /// What the process that reads may not read.
+    /// Entries that the packing process may not read.
     pub unreadable: u64,
-    /// What lies too deep, or has too long a path.
+    /// Entries that lie too deep, or have too long a path.
     pub deep: u64,
-    /// What is mounted there.
+    /// Mount points.
     pub mounts: u64,
-    /// What changed while it was read: a file that is there, of two moments, or a name that was another's by
-    /// then, and is not.
+    /// Entries that changed while they were read: a file whose bytes may stem from two moments, which is in
+    /// the snapshot, or a name that was gone or something else by then, which isn't.
     pub changed: u64,
 }
 
-/// What packing tells.
+/// The result of packing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Packed {
-    /// What is in it.
+    /// What is in the snapshot.
     pub amount: Amount,
-    /// What isn't.
+    /// What isn't in it.
     pub left_out: LeftOut,
 }
 
-/// Called with the bytes of files that are done.
+/// Called with the number of files' bytes done so far.
 pub type Progress<'a> = &'a mut dyn FnMut(u64);
 
 /// Why there is no snapshot, or nothing was made of one.
@@ -158,9 +157,9 @@ pub enum SnapshotError {
         "with {path} all together comes to {all} bytes, 4096 for each entry among them, which is more than {most}"
     )]
     NoRoom {
-        /// Where that was noticed, as it may be shown.
+        /// The path at which that was noticed, escaped for a message.
         path: String,
-        /// Bytes of all up to there.
+        /// Bytes of everything up to there.
         all: u64,
         /// The most there may be.
         most: u64,
@@ -204,7 +203,7 @@ fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Snap
     move |error| SnapshotError::System { what, source: error.into() }
 }
 
-/// A path for messages: its bytes are an agent's.
+/// Escapes a path for a message: its bytes are an agent's.
 fn shown(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     format!("{:?}", crate::image::entry::shown(path.as_os_str().as_bytes()))

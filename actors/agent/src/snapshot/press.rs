@@ -1,5 +1,5 @@
-//! An archive's bytes, compressed as they come: gzip at its quickest. Of the two forms that the crates at
-//! hand can write it is the quicker by half or more, and the smaller, on text, on programs and on noise
+//! Compresses an archive's bytes as they come, by gzip at its quickest level. Of the two formats that the
+//! crates at hand can write, it is the quicker by half or more, and the smaller, on text, programs and noise
 //! alike.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 
-/// Compresses what is written to it, and counts it.
+/// A writer that compresses what is written to it, and counts the bytes.
 pub(super) struct Press<W: Write> {
     gzip: GzEncoder<W>,
     written: u64,
@@ -19,7 +19,7 @@ impl<W: Write> Press<W> {
         Self { gzip: GzEncoder::new(out, Compression::fast()), written: 0 }
     }
 
-    /// Ends it, and says how many bytes there were before they were compressed.
+    /// Finishes; returns the number of bytes before compression.
     pub(super) fn finish(self) -> io::Result<u64> {
         self.gzip.finish()?.flush()?;
         Ok(self.written)
@@ -38,7 +38,7 @@ impl<W: Write> Write for Press<W> {
     }
 }
 
-/// The bytes again, of one gzip member.
+/// A reader that uncompresses one gzip member.
 pub(super) struct Plain<R: Read>(GzDecoder<BufReader<R>>);
 
 impl<R: Read> Plain<R> {
@@ -46,7 +46,7 @@ impl<R: Read> Plain<R> {
         Self(GzDecoder::new(BufReader::new(stored)))
     }
 
-    /// Whether nothing stands behind it, once it is read to its end.
+    /// Whether nothing follows the member, once it is read to its end.
     pub(super) fn is_all(&mut self) -> io::Result<bool> {
         Ok(self.0.get_mut().fill_buf()?.is_empty())
     }

@@ -1,5 +1,5 @@
-//! Trees that change while they are read, and what comes of a tree in pieces. What a file may try is tested
-//! in the whole program (`tests/snapshot`).
+//! Tests trees that change while they are read, and the parts of this module. Hostile files are tested with
+//! the whole program (`tests/snapshot`).
 
 use super::*;
 use std::fs::{self, File};
@@ -66,7 +66,7 @@ fn a_file_that_shrinks_or_grows_meanwhile_has_the_size_that_was_said_and_is_coun
     }
 }
 
-/// As a database does it, and as who hides it does: the time of the last write is set back.
+/// Written over as a database does, and as somebody does who hides it: the modification time is set back.
 #[test]
 fn a_file_that_is_written_over_meanwhile_is_counted() {
     let dir = tempfile::tempdir().unwrap();
@@ -77,7 +77,7 @@ fn a_file_that_is_written_over_meanwhile_is_counted() {
     file.set_modified(long_ago).unwrap();
     let (still, _) = packed(dir.path(), &mut |_| {});
     assert_eq!(still.left_out, LeftOut::default(), "the control");
-    // The clock that the kernel stamps files by goes in steps: until it has gone one.
+    // The clock by which the kernel stamps files moves in steps: wait for the next.
     let stamp = |file: &File| file.metadata().map(|found| (found.ctime(), found.ctime_nsec())).unwrap();
     let other = tempfile::tempfile_in(dir.path()).unwrap();
     while stamp(&other) <= stamp(&file) {
@@ -155,7 +155,7 @@ fn a_container_has_one_way_to_be_written() {
     }
 }
 
-/// Whatever a byte of an archive is changed to: what comes of it lies in the directory, or nothing does.
+/// Whatever a byte of an archive is changed to, nothing is made outside the directory.
 #[test]
 fn a_changed_archive_makes_nothing_elsewhere() {
     const CHANGES: usize = 3000;

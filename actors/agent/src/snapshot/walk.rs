@@ -1,7 +1,7 @@
-//! What lies below a directory, as members of a tar archive. Every name is opened by openat2(2) in the
+//! Writes what lies below a directory as members of a tar archive. Every name is opened by openat2(2) in the
 //! directory that it was read from, through no link and into no other mount, so an agent that exchanges a
-//! file for a link meanwhile gains nothing. No recursion: what is open on the way down is a list, and no
-//! longer than a path may be deep.
+//! file for a link meanwhile gains nothing. Without recursion: the directories that are open on the way down
+//! are a list, no longer than a path may be deep.
 
 use super::form::{self, BLOCK};
 use super::press::Press;
@@ -24,10 +24,10 @@ use tar::EntryType;
 /// Bytes that are read at a time.
 const BUFFER: usize = 128 << 10;
 
-/// Writes the archive of what is below `root` and belongs, compressed.
+/// Writes a compressed archive of what is below `root` and selected.
 ///
 /// # Errors
-/// What can't be read or written; more than may be, naming where it was noticed.
+/// Those of reading and writing; if there is more than may be, naming the path at which that was noticed.
 pub fn pack(
     root: BorrowedFd<'_>,
     select: Select<'_>,
@@ -60,7 +60,7 @@ pub fn pack(
     walk.finish()
 }
 
-/// A directory on the way, and what in it has yet to be looked at.
+/// A directory on the way down, and the names in it that are still to be visited.
 struct Step {
     dir: OwnedFd,
     path: PathBuf,
@@ -73,8 +73,8 @@ impl Step {
     }
 }
 
-/// What is in a directory, sorted, so that the same tree gives the same archive; no more than is refused once
-/// it is counted.
+/// Lists a directory, sorted, so that the same tree gives the same archive. Stops beyond [`MAX_ENTRIES`],
+/// since so many are refused anyway.
 fn list(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
     let mut listing = nix::dir::Dir::from_fd(reopened(dir.as_fd())?)?;
     let mut names = Vec::new();
@@ -96,7 +96,7 @@ fn reopened(dir: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     open(dir, OsStr::new("."), OFlag::O_DIRECTORY)
 }
 
-/// Never waits, should it be a pipe by now.
+/// Opens a name in a directory. Doesn't block, should it be a pipe by now.
 fn open(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(
@@ -116,7 +116,7 @@ fn open(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd>
     openat2(dir, name, how)
 }
 
-/// What a write changes, whatever is set back afterwards: the last time can't be (inode(7)).
+/// What a write to a file changes, for good: the last one, the change time, can't be set back (inode(7)).
 fn state(found: &FileStat) -> (i64, (i64, i64), (i64, i64)) {
     let modified = (found.st_mtime, found.st_mtime_nsec);
     (found.st_size, modified, (found.st_ctime, found.st_ctime_nsec))
@@ -132,7 +132,7 @@ struct Walk<'a, W: Write> {
     progress: Progress<'a>,
     archive: Press<W>,
     packed: Packed,
-    /// Of files with several names, by device and inode: the first that was met.
+    /// The first name that was met of each file with several, by device and inode.
     first_names: HashMap<(u64, u64), PathBuf>,
     buffer: Vec<u8>,
 }
@@ -151,7 +151,7 @@ impl<W: Write> Walk<'_, W> {
         }
     }
 
-    /// One name; what it is below, where it is a directory.
+    /// Packs one name. For a directory, returns the step down into it.
     fn entry(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -168,7 +168,7 @@ impl<W: Write> Walk<'_, W> {
                 self.left_out().changed += 1;
                 return Ok(None);
             }
-            // A directory whose names may be read and nothing else of it.
+            // A directory that may be listed but not searched.
             Err(Errno::EACCES | Errno::EPERM) => {
                 self.left_out().unreadable += 1;
                 return Ok(None);
@@ -192,7 +192,7 @@ impl<W: Write> Walk<'_, W> {
         }
     }
 
-    /// What was named, opened; none where it can't be, which is counted.
+    /// Opens a name; `None` if it can't be opened, which is counted.
     fn open(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -275,7 +275,8 @@ impl<W: Write> Walk<'_, W> {
         Ok(())
     }
 
-    /// A sparse file counts with what it seems to hold, and each entry with what it takes on a disk.
+    /// Checks that a file fits. A sparse file counts by its apparent size, and each entry by what it takes on
+    /// a disk.
     fn fits(&self, path: &Path, size: u64) -> Result<(), SnapshotError> {
         if size > MAX_FILE {
             let what = format!("the size of {}, {size} bytes,", shown(path));
@@ -296,7 +297,7 @@ impl<W: Write> Walk<'_, W> {
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
             let part = self.buffer.get_mut(..most).unwrap_or_default();
             let length = match file.read(part) {
-                // It became shorter: its header is written, so zeros stand for the rest.
+                // The file became shorter. Its header is already written, so the rest is filled with zeros.
                 Ok(0) => {
                     part.fill(0);
                     most
@@ -322,7 +323,7 @@ impl<W: Write> Walk<'_, W> {
         self.archive.write_all(&vec![0; short]).map_err(system("writing the snapshot"))
     }
 
-    /// All that comes before an entry's content, if there is room for it.
+    /// Writes the headers that come before an entry's content, if there is room for the entry.
     fn header(
         &mut self,
         kind: EntryType,

@@ -1,14 +1,16 @@
-//! System calls that the probe tries and that no wrapper offers, since nobody who is confined may make them.
+//! System calls that the probe tries, and that have no wrapper elsewhere, since no confined process may make
+//! them.
 //!
-//! Each stands here with its arguments, so that no other can be made: integers, and where the kernel looks
-//! for memory an address at which none is (0, or 1), which it refuses itself. Where one gets through, the
-//! filter being left out, it may change what this process may do or has open; never its memory.
+//! Each is listed with its arguments, so that no other call can be made. The arguments are integers; where
+//! the kernel expects memory, an address at which there is none (0 or 1), which it refuses itself. A call
+//! that gets through, because the filter is left out, may change this process's rights or descriptors, but
+//! never its memory.
 
 use super::check;
 use libc::c_long;
 use std::io;
 
-/// One of them.
+/// One such call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
     number: c_long,
@@ -26,8 +28,8 @@ impl Attempt {
         Self::of(libc::SYS_unshare, [libc::CLONE_NEWUSER as c_long, 0, 0, 0, 0]);
     pub(crate) const UNSHARE_DESCRIPTORS: Self =
         Self::of(libc::SYS_unshare, [libc::CLONE_FILES as c_long, 0, 0, 0, 0]);
-    /// Where it passes, the kernel finds no sense in it: without memory in common there are no common signal
-    /// handlers.
+    /// If the filter lets it pass, the kernel refuses it as invalid: processes can't share signal handlers
+    /// without sharing memory.
     pub(crate) const SHARE_DESCRIPTORS_WITH_ANOTHER_PROCESS: Self =
         Self::of(libc::SYS_clone, [(libc::CLONE_FILES | libc::CLONE_SIGHAND) as c_long, 0, 0, 0, 0]);
     pub(crate) const SETNS: Self = Self::of(libc::SYS_setns, [-1, 0, 0, 0, 0]);
@@ -66,17 +68,18 @@ impl Attempt {
         Self::of(libc::SYS_setpriority, [libc::PRIO_PROCESS as c_long, 1, 19, 0, 0]);
     pub(crate) const LIMIT_INIT: Self =
         Self::of(libc::SYS_prlimit64, [1, libc::RLIMIT_NOFILE as c_long, 0, 0, 0]);
-    /// As an int the request is TIOCSTI: a filter that compares 64 bits lets it pass.
+    /// The kernel takes the request as an int, which is TIOCSTI: a filter that compares 64 bits would let it
+    /// pass.
     pub(crate) const TIOCSTI_WITH_HIGH_BITS: Self =
         Self::of(libc::SYS_ioctl, [0, (1 << 32) | libc::TIOCSTI as c_long, 0, 0, 0]);
     pub(crate) const CLONE3: Self = Self::of(libc::SYS_clone3, [0, 1, 0, 0, 0]);
     pub(crate) const OPENAT2: Self = Self::of(libc::SYS_openat2, [0, 1, 0, 0, 0]);
     /// A number that no kernel has.
     pub(crate) const CALL_OF_THE_FUTURE: Self = Self::of(1000, [0; 5]);
-    /// The other way to connect, of which init would not be told.
+    /// The other way to connect, about which init would not be asked.
     pub(crate) const CONNECT_BY_SENDING: Self =
         Self::of(libc::SYS_sendto, [-1, 0, 0, libc::MSG_FASTOPEN as c_long, 0]);
-    /// Signal 0: whether it could be signalled.
+    /// Signal 0: only checks whether init could be signalled.
     pub(crate) const SIGNAL_INIT: Self = Self::of(libc::SYS_kill, [1, 0, 0, 0, 0]);
 
     const fn of(number: c_long, arguments: [c_long; 5]) -> Self {

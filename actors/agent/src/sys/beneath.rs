@@ -30,12 +30,12 @@ fn open(directory: BorrowedFd<'_>, name: &[u8], flags: i32) -> io::Result<OwnedF
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// A directory.
+/// Opens a directory.
 pub(crate) fn open_directory(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     open(directory, path.as_os_str().as_bytes(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW)
 }
 
-/// Anything that isn't a link, without ever waiting for it.
+/// Opens anything that isn't a link, without blocking.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     open(directory, name.as_bytes(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
 }
@@ -48,13 +48,14 @@ pub(crate) fn clone_real(path: &Path) -> io::Result<(OwnedFd, std::fs::Metadata)
     Ok((super::mount::clone_tree_at(place.as_fd())?, place.metadata()?))
 }
 
-/// Anything that isn't a link, only to say where it is (`O_PATH`); `path` may have several components.
+/// Opens anything that isn't a link, as a mere reference (`O_PATH`); `path` may have several components.
 pub(crate) fn open_place(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     // Without O_NOFOLLOW, with which O_PATH would open the link itself instead of refusing it.
     open(directory, path.as_os_str().as_bytes(), libc::O_PATH)
 }
 
-/// The same, made where it isn't there: a directory, or an empty file, and the directories on the way to it.
+/// As [`open_place`], but makes what isn't there: a directory or an empty file, and the directories on the
+/// way to it.
 pub(crate) fn make_place(top: BorrowedFd<'_>, path: &Path, is_directory: bool) -> io::Result<OwnedFd> {
     match open_place(top, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

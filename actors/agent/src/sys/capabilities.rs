@@ -28,7 +28,7 @@ pub(crate) struct Triple {
     pub(crate) inheritable: u64,
 }
 
-/// This thread's.
+/// Returns this thread's sets.
 pub(crate) fn read() -> io::Result<Triple> {
     let mut header = Header { version: VERSION, pid: 0 };
     let mut halves = [Half::default(); 2];
@@ -48,7 +48,7 @@ pub(crate) fn clear() -> io::Result<()> {
     keep(0)
 }
 
-/// The same, but for these of the effective and the permitted.
+/// As [`clear`], but keeps these in the effective and the permitted set.
 pub(crate) fn keep(these: u64) -> io::Result<()> {
     let mut header = Header { version: VERSION, pid: 0 };
     let half = |bits: u64| {

@@ -21,7 +21,7 @@ pub(crate) fn open(at: BorrowedFd<'_>, path: &str, flags: libc::c_int) -> io::Re
     super::check_int(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A link's text, in `buffer`; cut where that ends.
+/// Reads a link's target into `buffer`; cut off if it doesn't fit.
 pub(crate) fn read_link<'a>(at: BorrowedFd<'_>, path: &str, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
     let path = CString::new(path).map_err(|_| io::ErrorKind::InvalidInput)?;
     link(at, &path, buffer)
@@ -47,8 +47,8 @@ fn link<'a>(at: BorrowedFd<'_>, path: &CStr, buffer: &'a mut [u8]) -> io::Result
     Ok(buffer.get(..length).unwrap_or_default())
 }
 
-/// Calls `each` for every entry whose name is a number, until it breaks: from the first one on, or from where
-/// the directory was read to before; `buffer` holds [`ENTRIES`] or more.
+/// Calls `each` for every entry whose name is a number, until it breaks. Starts at the first entry, or where
+/// the last call on this descriptor stopped reading; `buffer` holds [`ENTRIES`] bytes or more.
 pub(crate) fn numbers(
     directory: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -72,7 +72,7 @@ pub(crate) fn numbers(
     }
 }
 
-/// The first entry's name as a number, if it is one, and what comes behind the entry.
+/// Returns the first entry's name as a number, if it is one, and the bytes behind the entry.
 fn entry(bytes: &[u8]) -> Option<(Option<i32>, &[u8])> {
     let length = u16::from_ne_bytes(bytes.get(LENGTH_AT..LENGTH_AT + 2)?.try_into().ok()?);
     let (entry, after) = bytes.split_at_checked(usize::from(length))?;

@@ -39,8 +39,8 @@ pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<O
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
-/// A standard stream. Nobody owns one: its number is never closed, and whoever stands there is whom all write
-/// to and read from.
+/// A standard stream. No value owns one: its number is never closed, and whatever is open there is what all
+/// code reads from or writes to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stream {
     Input,
@@ -72,7 +72,7 @@ pub(crate) fn become_stream(fd: BorrowedFd<'_>, stream: Stream) -> io::Result<()
 /// Makes number `to` a duplicate of `fd`, open across exec; whatever was at `to` is closed.
 ///
 /// # Safety
-/// Whoever owns `to` must neither use nor drop it afterwards.
+/// A value that owns `to` must neither be used nor dropped afterwards.
 unsafe fn place_at(fd: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     if fd.as_raw_fd() == to {
         return set_cloexec(fd, false);
@@ -85,11 +85,11 @@ unsafe fn place_at(fd: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
 /// `spare`. For a process that is about to exec.
 ///
 /// # Safety
-/// Whoever owns a descriptor but the standard streams and `spare`, `keep` included, must neither use nor drop
-/// it afterwards.
+/// A value that owns a descriptor other than the standard streams and `spare`, `keep` included, must neither
+/// be used nor dropped afterwards.
 pub(crate) unsafe fn hand_on(keep: &[BorrowedFd<'_>], spare: &[RawFd]) -> io::Result<()> {
     let first_free = AFTER_STREAMS + keep.len() as RawFd;
-    // First out of the way, so that no placing overwrites one that is yet to be placed.
+    // First duplicated out of the way, so that none is overwritten before it is placed.
     let lifted: Vec<OwnedFd> =
         keep.iter().map(|fd| duplicate_above(*fd, first_free + 1)).collect::<io::Result<_>>()?;
     for (number, fd) in (AFTER_STREAMS..).zip(lifted) {
@@ -100,13 +100,13 @@ pub(crate) unsafe fn hand_on(keep: &[BorrowedFd<'_>], spare: &[RawFd]) -> io::Re
     unsafe { close_from(first_free, spare) }
 }
 
-/// Takes ownership of a descriptor that this process was born with. What it has opened itself, or has taken
-/// over already, is close-on-exec and has its owner; what came through the exec can't be.
+/// Takes ownership of a descriptor that this process was started with. One that it has opened itself, or
+/// adopted already, is close-on-exec and has an owner; one that came through the exec can't be close-on-exec.
 ///
 /// # Errors
-/// `EBADF` when it isn't open; `EBUSY` when it is no such descriptor.
+/// `EBADF` if it isn't open; `EBUSY` if it is no such descriptor.
 pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    // Looked at and marked by one at a time.
+    // Check and mark must not be interleaved with another thread's.
     static ADOPTING: Mutex<()> = Mutex::new(());
     let _turn = ADOPTING.lock().unwrap_or_else(PoisonError::into_inner);
     if fcntl(number, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0 {
@@ -120,7 +120,7 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
 /// Closes every descriptor but the standard streams and these.
 ///
 /// # Safety
-/// Whoever owns one of the others must neither use nor drop it afterwards.
+/// A value that owns one of the others must neither be used nor dropped afterwards.
 pub(crate) unsafe fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     // SAFETY: the caller's word.
     unsafe { close_from(AFTER_STREAMS, keep) }

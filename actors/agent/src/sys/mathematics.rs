@@ -1,9 +1,9 @@
-//! `exp` and `pow` in the program itself, so that no start loads `libm.so` for them: a tenth of a millisecond
-//! an execution, and a start executes the program twice.
+//! Defines `exp` and `pow` in the program itself, so that `libm.so` needn't be loaded for them: that takes a
+//! tenth of a millisecond for each execution, and a start executes the program twice.
 //!
 //! Only estimates call them: how fast a name server answers, how long the runtime's tasks take. The code is
-//! the Rust project's own (`libm`), right to the last place but one. More functions of that library would
-//! bring it back, which only costs time.
+//! the Rust project's own (`libm`), right to the last place but one. Using more functions of `libm.so` would
+//! load it again, which only costs time.
 
 /// exp(3).
 // SAFETY: the name is the C library's, and so are the signature and what comes of it.

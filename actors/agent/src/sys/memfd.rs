@@ -27,7 +27,7 @@ pub(crate) fn sealed(name: &std::ffi::CStr, bytes: &[u8]) -> io::Result<OwnedFd>
     Ok(file.into())
 }
 
-/// How long a sealed memory file of at most `limit` bytes is. One that could still change under us is
+/// Returns the length of a sealed memory file of at most `limit` bytes. A file that could still change is
 /// refused.
 pub(crate) fn sealed_length(fd: BorrowedFd<'_>, limit: u64) -> io::Result<u64> {
     // SAFETY: integers only.

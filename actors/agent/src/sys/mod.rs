@@ -28,7 +28,7 @@ pub(crate) mod title;
 
 use std::io;
 
-/// The usual convention of a raw system call: -1 and errno.
+/// Turns the result of a raw system call (-1 and errno) into a `Result`.
 pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -27,10 +27,10 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-/// What a system call that makes a descriptor has come to.
+/// Turns the result of a system call that makes a descriptor into an owned one.
 ///
 /// # Safety
-/// The call must make a new descriptor where it succeeds, and its answer must be given here once.
+/// The call must make a new descriptor if it succeeds, and its result must be passed here only once.
 unsafe fn made(result: libc::c_long) -> io::Result<OwnedFd> {
     // SAFETY: the kernel has just made it, and nobody else has it, by the doc.
     check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
@@ -41,15 +41,15 @@ pub(crate) fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     open_tree(libc::AT_FDCWD, &c_path(path)?, libc::AT_RECURSIVE as u32)
 }
 
-/// The same of a descriptor, which must be of a mount in this namespace (before Linux 6.15 a detached one
-/// won't do).
+/// As [`clone_tree`], of a descriptor, which must be on a mount in this namespace (before Linux 6.15 a
+/// detached one won't do).
 pub(crate) fn clone_tree_at(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     open_tree(fd.as_raw_fd(), c"", (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as u32)
 }
 
-/// A copy has no peers: of a shared mount (systemd makes all of a host's so) it would be one, and what is
-/// mounted, covered or unmounted in the sandbox would be on the host as well, and in every other sandbox that
-/// shows the place (mount_namespaces(7)).
+/// The copy is made private. The copy of a shared mount (systemd makes all of a host's so) would be in its
+/// peer group, and what is mounted, covered or unmounted in the sandbox would be on the host as well, and in
+/// every other sandbox that shows the place (mount_namespaces(7)).
 fn open_tree(dir: i32, path: &CStr, flags: u32) -> io::Result<OwnedFd> {
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | flags;
     // SAFETY: the path is a C string; integers else. The call makes a descriptor.
@@ -114,7 +114,7 @@ pub(crate) fn set_id_map(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io
     set_attr(mount, true, &attr)
 }
 
-/// A new filesystem as a detached mount. An option with an empty value is a flag.
+/// Makes a new filesystem as a detached mount. An option with an empty value is a flag.
 pub(crate) fn new_filesystem(
     kind: &CStr,
     options: &[(&CStr, &CStr)],
@@ -146,7 +146,7 @@ pub(crate) fn new_filesystem(
     unsafe { made(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes.0)) }
 }
 
-/// Nothing mounted from now on reaches, or comes from, the host.
+/// Makes every mount private: what is mounted from now on neither reaches the host nor comes from it.
 pub(crate) fn make_all_private() -> io::Result<()> {
     let none = std::ptr::null();
     // SAFETY: only the target is read.

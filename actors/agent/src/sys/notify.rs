@@ -16,7 +16,7 @@ pub(crate) struct Notification {
     pub(crate) first_argument: i32,
 }
 
-/// What the kernel's `struct seccomp_notif` may grow to before we don't understand it.
+/// Bytes that the kernel's `struct seccomp_notif` may grow to; a larger one isn't supported.
 const ROOM: usize = 256;
 
 #[repr(C)]
@@ -30,18 +30,18 @@ const SET_MODE_FILTER: libc::c_ulong = 1;
 const GET_NOTIF_SIZES: libc::c_ulong = 3;
 /// linux/seccomp.h: the call goes on as if it had not been asked about.
 const CONTINUE: u32 = 1;
-/// linux/seccomp.h, since 6.6: whoever is woken runs on the waker's processor, as both only wait for each
-/// other.
+/// linux/seccomp.h, since 6.6: the woken thread runs on the waker's processor, since the two only wait for
+/// each other.
 const SYNC_WAKE_UP: u64 = 1;
 
-/// The flags of a filter with a listener: once its notification was taken, only a fatal signal ends a call's
-/// wait (before Linux 5.19 any signal does, and the call is made anew).
+/// Returns the flags of a filter with a listener: once a call's notification was received, only a fatal
+/// signal ends the call's wait (before Linux 5.19 any signal does, and the call is restarted).
 fn listener_flags() -> libc::c_ulong {
     let both = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     if takes(both) { both } else { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER }
 }
 
-/// Whether the kernel knows these flags: it looks at them before it looks for the program, and there is none.
+/// Whether the kernel knows these flags: it checks them before the program pointer, which is null here.
 fn takes(flags: libc::c_ulong) -> bool {
     // SAFETY: a null program is refused by the kernel before anything is loaded.
     let result = unsafe {
@@ -61,8 +61,8 @@ pub(crate) fn is_supported() -> bool {
         && takes(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)
 }
 
-/// Loads a program into this thread, for good, and gives its listener, close-on-exec. `no_new_privs` must be
-/// set.
+/// Loads a program into this thread, for good, and returns its listener, close-on-exec. `no_new_privs` must
+/// be set.
 pub(crate) fn load(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
@@ -74,7 +74,7 @@ pub(crate) fn load(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Saves a switch of processors at every answer, where the kernel can.
+/// Saves a switch of processors at every answer, if the kernel supports that.
 pub(crate) fn prefer_quick_answers(listener: BorrowedFd<'_>) {
     // SAFETY: the argument is an integer.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
@@ -84,7 +84,7 @@ pub(crate) fn prefer_quick_answers(listener: BorrowedFd<'_>) {
 /// blocks.
 ///
 /// # Errors
-/// `ENOENT` when its caller was killed meanwhile, and the kernel's others.
+/// `ENOENT` if its caller was killed meanwhile, and the kernel's others.
 pub(crate) fn receive(listener: BorrowedFd<'_>) -> io::Result<Notification> {
     let mut room = Room { bytes: [0; ROOM] };
     // SAFETY: the kernel wants a zeroed struct and fills no more than `is_supported` has found to fit.
@@ -99,8 +99,8 @@ pub(crate) fn receive(listener: BorrowedFd<'_>) -> io::Result<Notification> {
     })
 }
 
-/// Lets the call go on. An error means that nobody waits for it any more; without one its caller has waited
-/// until now, and the number of its thread was given to nobody else.
+/// Lets the call go on. An error means that the caller no longer waits. Without one the caller has waited
+/// until now, so its thread id can't have been reused.
 pub(crate) fn let_go_on(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     let mut room = Room { bytes: [0; ROOM] };
     room.response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: CONTINUE };

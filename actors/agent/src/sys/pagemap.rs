@@ -1,5 +1,5 @@
-//! Which pages of a process are its own: the PAGEMAP_SCAN ioctl of `/proc/PID/pagemap`
-//! (Documentation/admin-guide/mm/pagemap.rst, Linux 6.7), which walks page tables and prints nothing.
+//! Finds the pages of a process that are its own, by the PAGEMAP_SCAN ioctl of `/proc/PID/pagemap`
+//! (Documentation/admin-guide/mm/pagemap.rst, Linux 6.7), which walks page tables and formats no text.
 
 use super::check_int;
 use std::io;
@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// linux/fs.h: `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
-/// A page of a file, in memory; without it, a page that is there is the process's own.
+/// Marks a file's page in memory; a page that is present without it is the process's own.
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
@@ -41,11 +41,11 @@ struct Scan {
     returned: u64,
 }
 
-/// Whether a range of addresses (of whole pages) has a page, in memory or swapped out, that is no file's.
+/// Whether a range of addresses (of whole pages) has a page, in memory or swapped out, that isn't a file's.
 /// Stops at the first.
 ///
 /// # Errors
-/// `ENOTTY` where the kernel doesn't know the question.
+/// `ENOTTY` if the kernel doesn't know the ioctl.
 pub(crate) fn has_own_page(pagemap: BorrowedFd<'_>, range: &Range<u64>) -> io::Result<bool> {
     let mut found = Region::default();
     let mut scan = Scan {

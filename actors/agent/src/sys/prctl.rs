@@ -1,4 +1,4 @@
-//! prctl(2). Some of its options take pointers; those that can be said here take integers alone.
+//! prctl(2). Some of its options take pointers; those that this type offers take only integers.
 
 use super::check_int;
 use std::io;

@@ -41,7 +41,7 @@ pub(crate) fn clone(namespaces: libc::c_int) -> io::Result<Cloned> {
     Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
-/// That this process has one thread, as what it is about to do demands.
+/// Fails unless this process has only one thread, which what it is about to do requires.
 ///
 /// # Errors
 /// When it has more; when `/proc` doesn't tell.
@@ -54,8 +54,8 @@ pub(crate) fn require_one_thread(what: &str) -> io::Result<()> {
     }
 }
 
-/// Takes the next child that has ended, whichever it is (waitpid(2)); none while all live. Every signal is
-/// told, real-time ones too, whose deaths `nix` takes from the kernel and then has no name for.
+/// Reaps the next child that has ended, whichever it is (waitpid(2)); `None` while all live. Reports deaths
+/// by every signal, also by a real-time one: `nix` reaps such a child, but then has no name for its signal.
 ///
 /// # Errors
 /// The kernel's: `ECHILD` where there is no child, `EINTR`.
@@ -104,13 +104,13 @@ pub(crate) fn clear_groups() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) }).map(drop)
 }
 
-/// A process's nice value (setpriority(2)), 0 is this one; -1 too of one that is gone.
+/// Returns a process's nice value (setpriority(2)); `pid` 0 is this one. -1 also if the process is gone.
 pub(crate) fn niceness(pid: i32) -> i32 {
     // SAFETY: integers only.
     unsafe { libc::getpriority(libc::PRIO_PROCESS, pid.cast_unsigned()) }
 }
 
-/// Sets a process's nice value; 0 is this one.
+/// Sets a process's nice value; `pid` 0 is this one.
 pub(crate) fn set_niceness(pid: i32, nice: i32) -> io::Result<()> {
     // SAFETY: integers only.
     check_int(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid.cast_unsigned(), nice) }).map(drop)
@@ -191,8 +191,8 @@ pub(crate) struct Descriptor {
     pub(crate) number: i32,
 }
 
-/// Whether two descriptors are of one open file description (kcmp(2)): a fifth of what reading a link in
-/// `/proc` costs.
+/// Whether two descriptors are of one open file description (kcmp(2)). Costs a fifth of reading a link in
+/// `/proc`.
 ///
 /// # Errors
 /// `EBADF` where one isn't open, `ESRCH` where a task is gone, `ENOSYS` or `EPERM` where the kernel doesn't
@@ -271,7 +271,7 @@ pub(crate) fn gain_execution() -> io::Result<()> {
     }
 }
 
-/// At most so many heaps for all threads, and little kept of what was freed (mallopt(3)).
+/// Lets all threads share at most `heaps` heaps, and keeps little of what was freed (mallopt(3)).
 pub(crate) fn limit_heaps(heaps: libc::c_int, kept_bytes: libc::c_int) {
     #[cfg(target_env = "gnu")]
     // SAFETY: two integers, before there are threads; the call only fails for parameters that it doesn't

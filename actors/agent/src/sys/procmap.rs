@@ -1,5 +1,5 @@
-//! A process's mappings one by one: the PROCMAP_QUERY ioctl of `/proc/PID/maps` (linux/fs.h, Linux 6.11),
-//! which finds the executable ones and prints none.
+//! Reads a process's mappings one by one, by the PROCMAP_QUERY ioctl of `/proc/PID/maps` (linux/fs.h, Linux
+//! 6.11), which finds the executable ones and formats no text.
 
 use super::check_int;
 use std::io;
@@ -33,12 +33,13 @@ struct Query {
     build_id: u64,
 }
 
-/// The first executable mapping that ends behind an address: its range, and its name as proc_pid_maps(5) has
-/// it, but for escapes. `None` behind the last. Of `name` the kernel uses no more than 4,096 bytes.
+/// Returns the first executable mapping that ends behind an address: its range, and its name as in
+/// proc_pid_maps(5), but without escapes. `None` behind the last. The kernel uses no more than 4,096 bytes of
+/// `name`.
 ///
 /// # Errors
-/// `ENOTTY` where the kernel doesn't know the question, `ENAMETOOLONG` for a name that doesn't fit, `ESRCH`
-/// of a process without memory.
+/// `ENOTTY` if the kernel doesn't know the ioctl, `ENAMETOOLONG` for a name that doesn't fit, `ESRCH` for a
+/// process without memory.
 pub(crate) fn next_executable<'n>(
     maps: BorrowedFd<'_>,
     from: u64,

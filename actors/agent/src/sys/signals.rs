@@ -1,5 +1,5 @@
-//! Signals: what is done about them, which of them wait, and sending them. Only ever called by
-//! single-threaded processes or fresh children.
+//! Signals: their dispositions, blocking and sending them. Only ever called by single-threaded processes or
+//! fresh children.
 
 use super::{check, check_int};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -9,12 +9,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// What asks a process to end, and does so by default.
+/// Signals that ask a process to end, and by default end it.
 const ENDING: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// Every signal to its default, none blocked: what a freshly executed program expects. Those too that libc
-/// keeps for itself, which posix_spawn(3) leaves ignored; for a process that makes no thread from now on.
+/// Resets every signal to its default and blocks none, as a freshly executed program expects. Includes those
+/// that libc reserves for itself, which posix_spawn(3) leaves ignored; so only for a process that makes no
+/// thread from now on.
 pub(crate) fn reset() -> io::Result<()> {
     /// The kernel's `struct sigaction` on every architecture, all zero: SIG_DFL, no flags, an empty mask.
     const DEFAULT: [u64; 4] = [0; 4];
@@ -29,13 +30,13 @@ pub(crate) fn reset() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
-/// One signal to its default.
+/// Resets one signal to its default.
 pub(crate) fn to_default(signo: libc::c_int) {
     // SAFETY: SIG_DFL runs no code of ours.
     unsafe { libc::signal(signo, libc::SIG_DFL) };
 }
 
-/// Whether a signal is ignored, as it may have been by whoever executed us (nohup(1)).
+/// Whether a signal is ignored, which may be inherited from the program that executed us (nohup(1)).
 pub(crate) fn is_ignored(signo: libc::c_int) -> bool {
     // SAFETY: an all-zero sigaction is one; the call only writes it, and nothing is changed.
     unsafe {
@@ -44,7 +45,7 @@ pub(crate) fn is_ignored(signo: libc::c_int) -> bool {
     }
 }
 
-/// What asks a process to end is nothing to this one, and waits for nobody.
+/// Makes this process ignore every signal that asks it to end, and unblocks all.
 pub(crate) fn be_deaf() -> io::Result<()> {
     ENDING.into_iter().for_each(|signal| ignore(signal as libc::c_int));
     Ok(SigSet::empty().thread_set_mask()?)
@@ -66,7 +67,7 @@ fn ignore(signo: libc::c_int) {
     unsafe { libc::signal(signo, libc::SIG_IGN) };
 }
 
-/// Blocks these signals and gives a descriptor that becomes readable when one is pending.
+/// Blocks these signals and returns a descriptor that becomes readable when one is pending.
 pub(crate) fn fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     // SAFETY: the set is initialised before it is read; signalfd makes a descriptor that is ours.
     unsafe {
@@ -94,7 +95,8 @@ pub(crate) fn kill_group(pid: i32, signo: i32) -> io::Result<()> {
 /// escapes.
 ///
 /// # Errors
-/// `EPERM` for anybody else, who would hit the host's; the kernel's, but for `ESRCH`: nobody was there.
+/// `EPERM` if this isn't pid 1, since it would hit the host's processes; the kernel's, except `ESRCH`: there
+/// was no other process.
 pub(crate) fn kill_all() -> io::Result<()> {
     if std::process::id() != 1 {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
@@ -105,28 +107,28 @@ pub(crate) fn kill_all() -> io::Result<()> {
     }
 }
 
-/// Signals the very process of this descriptor (pidfd_send_signal(2)), whoever has its number by now.
+/// Signals the very process of this descriptor (pidfd_send_signal(2)), even if its pid has been reused.
 pub(crate) fn send(pidfd: BorrowedFd<'_>, signo: i32) -> io::Result<()> {
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo asks for what kill(2) would fill in; the rest are integers.
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signo, none, 0) }).map(drop)
 }
 
-/// What asks this process to end, waits blocked, and so has no effect until somebody looks.
+/// The blocked signals that ask this process to end, which so have no effect until they are looked for.
 pub(crate) struct Requests(SignalFd);
 
 impl Requests {
-    /// Of those that are blocked now; one that isn't ends the process by itself.
+    /// Watches those of [`ENDING`] that are blocked now; one that isn't blocked ends the process by itself.
     pub(crate) fn of_blocked() -> io::Result<Self> {
         let blocked = SigSet::thread_get_mask()?;
         let set: SigSet = ENDING.into_iter().filter(|signal| blocked.contains(*signal)).collect();
         Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?))
     }
 
-    /// Waits until `other` is readable, or for so long. False when nothing came.
+    /// Waits until `other` is readable, at most for `timeout`. False if that passed.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Interrupted`] when such a signal waits. It goes on waiting.
+    /// [`io::ErrorKind::Interrupted`] if such a signal is pending. It stays pending.
     pub(crate) fn or(&self, other: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> io::Result<bool> {
         let own = PollFd::new(self.0.as_fd(), PollFlags::POLLIN);
         let mut fds: Vec<PollFd<'_>> =
@@ -135,18 +137,18 @@ impl Requests {
             Ok(_) if fds.first().is_some_and(|own| own.any() == Some(true)) => {
                 Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted by a signal"))
             }
-            // Whoever was stopped and goes on waits again.
+            // A process that was stopped and continued waits again.
             Err(nix::errno::Errno::EINTR) => self.or(other, timeout),
             done => Ok(done? > 0),
         }
     }
 }
 
-/// All that a child says until it closes its end, `most` bytes of it; but a request to end isn't kept
-/// waiting.
+/// Reads what a child writes until it closes its end, at most `most` bytes. A pending request to end
+/// interrupts the wait.
 ///
 /// # Errors
-/// [`io::ErrorKind::Interrupted`], see [`Requests::or`]; what reading gives.
+/// [`io::ErrorKind::Interrupted`], see [`Requests::or`]; those of reading.
 pub(crate) fn hear(pipe: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
     let requests = Requests::of_blocked()?;
     let (mut said, mut pipe) = (Vec::new(), File::from(pipe).take(most));

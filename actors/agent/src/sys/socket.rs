@@ -80,10 +80,10 @@ pub(crate) fn send(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]
     }
 }
 
-/// Receives one packet, as much of it as `buffer` has capacity for, with at most `FDS` descriptors; every
-/// descriptor that arrived is owned, even when the packet is then refused, so that none leaks. Nothing is
-/// cleared beforehand: of a large buffer only those pages are touched that the packet fills, which a start's
-/// dozen of small packets has to thank for.
+/// Receives one packet, as much of it as `buffer` has capacity for, with at most `FDS` descriptors. Every
+/// descriptor that arrived is owned, even if the packet is then refused, so that none leaks. The buffer isn't
+/// zeroed beforehand: of a large one only those pages are touched that the packet fills, which speeds up the
+/// dozen small packets of a start.
 pub(crate) fn receive<const FDS: usize>(
     socket: BorrowedFd<'_>,
     buffer: &mut Vec<u8>,
@@ -161,7 +161,7 @@ pub(crate) fn set_option(
     .map(drop)
 }
 
-/// A socket address in the kernel's form.
+/// Calls `call` with a socket address in the kernel's form.
 fn with_address<R>(address: SocketAddr, call: impl FnOnce(*const libc::sockaddr, libc::socklen_t) -> R) -> R {
     match address {
         SocketAddr::V4(v4) => {

@@ -5,8 +5,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Opens a new pair: master, and the other end by the master's own door (`TIOCGPTPEER`: no path is looked
-/// up).
+/// Opens a new pair: the master, and the other end through the master (`TIOCGPTPEER`: no path is looked up).
 pub(crate) fn open(ptmx: &CStr) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: a C string and integers; the descriptor is ours.

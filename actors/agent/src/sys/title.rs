@@ -3,13 +3,13 @@
 
 use std::io;
 
-/// Overwrites this process's arguments and environment, every byte, with `title` as its whole command line;
-/// from now on it has no environment. What was copied from either stays the caller's. Not even the arguments'
-/// length can be seen afterwards.
+/// Overwrites every byte of this process's arguments and environment, with `title` as its whole command line;
+/// from then on it has no environment. Copies that the caller made of either stay valid. Not even the
+/// arguments' length can be seen afterwards.
 ///
 /// # Errors
-/// When the process has more than one thread: another might be reading them. Without a readable `/proc`, or
-/// when it tells of no such strings.
+/// If the process has more than one thread, since another might be reading them; without a readable `/proc`,
+/// or if that names no such strings.
 pub(crate) fn overwrite(title: &str) -> io::Result<()> {
     super::process::require_one_thread("overwrite its own title")?;
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/self/stat");
@@ -20,8 +20,8 @@ pub(crate) fn overwrite(title: &str) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     let last = place.end - 1;
-    // Where the last byte of the arguments isn't zero, /proc shows one string (setproctitle(3bsd)): the title
-    // without padding.
+    // If the last byte of the arguments isn't zero, /proc shows one string up to its first zero
+    // (setproctitle(3bsd)): the title without padding.
     let mark = place.arguments_end - 1;
     for (n, address) in (place.first..place.end).enumerate() {
         let byte = match title.as_bytes().get(n) {
@@ -47,7 +47,7 @@ struct Place {
     end: usize,
 }
 
-/// As proc_pid_stat(5) tells: fields 48 to 51. `None` unless they follow each other.
+/// Reads fields 48 to 51 of proc_pid_stat(5). `None` unless arguments and environment follow each other.
 fn place(stat: &str) -> Option<Place> {
     // The command's name may hold anything; the third field follows its last parenthesis.
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();

@@ -1,8 +1,8 @@
-//! What a supervisor decides, and nothing else: a state machine without clock, tasks, or actors.
+//! The state machine that makes a supervisor's decisions, without clock, tasks, or actors.
 //!
-//! Inputs are facts (a child is ready, is gone, a wait is over) and commands; outputs are
-//! [`Effect`]s for the shell to carry out, in order. Every input is handled at once and to its end,
-//! so nothing a child does can hold the machine up, and a stop is obeyed in whatever state.
+//! Inputs are facts (a child is ready, is gone, a wait is over) and commands; outputs are [`Effect`]s for the
+//! shell to carry out, in order. Every input is handled at once and completely, so no child can hold the
+//! machine up, and a stop is obeyed in every state.
 //!
 //! ```text
 //!              turn comes                  ready
@@ -38,10 +38,10 @@ use crate::spec::StopOrder;
 use crate::tree::millis;
 use crate::{Beyond, Chance, ControlError, Failure, FirstStart, Intensity, Restart, Strategy};
 
-/// Names one caller that waits for an answer.
+/// Identifies a caller that waits for an answer.
 pub(crate) type Token = u64;
 
-/// What the shell is to do.
+/// What the shell has to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Effect {
     /// Start an incarnation of a child.
@@ -50,11 +50,11 @@ pub(crate) enum Effect {
     Stop { key: Key },
     /// Kill a child.
     Kill { key: Key },
-    /// Say [`Machine::hold_over`] after the wait. Replaces an earlier wait of the same child.
+    /// Call [`Machine::hold_over`] after the wait. Replaces an earlier wait of the same child.
     Hold { key: Key, turn: u64, wait: Duration },
-    /// Forget a child that left the table.
+    /// Drop what is kept of a child that left the table.
     Forget { key: Key },
-    /// What is shown of a child changed.
+    /// A child's published status changed.
     Changed { key: Key },
     /// Tell the listeners; no key means the supervisor itself.
     Report { key: Option<Key>, event: Event },
@@ -69,7 +69,7 @@ pub(crate) enum Effect {
 /// Why a supervisor ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum End {
-    /// It was asked to.
+    /// It was asked to stop.
     Stopped,
     /// A child failed beyond its limit.
     Escalated { child: String, failure: Failure },
@@ -118,12 +118,12 @@ impl Machine {
         }
     }
 
-    /// Tells the time, before each input.
+    /// Sets the current time. To be called before each input.
     pub(crate) fn at(&mut self, now: Instant) {
         self.now = now;
     }
 
-    /// What is to be done since last asked.
+    /// Takes the effects that have accumulated since the last call.
     pub(crate) fn effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
@@ -144,7 +144,7 @@ impl Machine {
         matches!(self.mode, Mode::Stopping(_) | Mode::Done)
     }
 
-    /// Puts a child of the first start into the table. Before [`Machine::begin`].
+    /// Puts a child of the first start into the table. To be called before [`Machine::begin`].
     pub(crate) fn declare(&mut self, key: Key, name: Arc<str>, policy: Policy) {
         self.slots.push(Slot::new(key, name, policy));
     }
@@ -177,7 +177,7 @@ impl Machine {
         self.settle(Some(key));
     }
 
-    /// Restarts a child now, with those that its strategy ties to it. Counts against nothing.
+    /// Restarts a child now, with those that the strategy ties to it. Counts against no limit.
     pub(crate) fn restart(&mut self, key: Key, token: Token) {
         let Some(i) = self.position(key) else { return };
         let Some(slot) = self.slots.get_mut(i) else { return };
@@ -198,7 +198,7 @@ impl Machine {
     pub(crate) fn ready(&mut self, key: Key, incarnation: u64) {
         let now = self.now;
         let Some(slot) = self.incarnation(key, incarnation) else { return };
-        // A stop may be on its way to it: then it comes too late to count.
+        // A stop may be on its way to the child: then it is ready too late, which doesn't count.
         if slot.phase != Phase::Starting {
             return;
         }
@@ -242,10 +242,10 @@ impl Machine {
         self.settle(Some(key));
     }
 
-    /// A wait is over.
+    /// A child's wait before its restart is over.
     pub(crate) fn hold_over(&mut self, key: Key, turn: u64) {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.key == key) else { return };
-        // Anything that overtook the restart has taken the hold away, or put a later one in its place.
+        // Whatever overtook the restart has removed the hold, or replaced it with a later one.
         if slot.hold == Hold::Armed(turn) {
             slot.hold = Hold::None;
             self.settle(Some(key));
@@ -281,7 +281,7 @@ impl Machine {
         }
     }
 
-    /// The heart of it: what a child's own end leads to.
+    /// Decides what follows when a child ends by itself.
     fn ended_by_itself(&mut self, key: Key, failure: Option<Failure>, up_for: Duration) {
         let first_start = self.mode == Mode::Starting;
         let Some(i) = self.position(key) else { return };
@@ -337,7 +337,7 @@ impl Machine {
         self.report(Some(key), Event::Restarting { attempt, after_ms: millis(wait) });
     }
 
-    /// Tells of an end, and publishes what is shown.
+    /// Reports an end, and publishes the child's status.
     fn report_end(&mut self, key: Key, gone: &Gone, failure: Option<&Failure>, up_for: Duration) {
         if gone.stuck {
             self.report(Some(key), Event::Stuck);

@@ -1,11 +1,11 @@
-//! Bringing a supervisor from where it is one step nearer to where it should be.
+//! Brings a supervisor one step nearer to the state that it should be in.
 //!
-//! Children are settled lane by lane. A *lane* is a run of children that are stopped and started
-//! together, in order: with `one_for_one` each child whose first start is over is its own lane, otherwise all
-//! children are one. Within a lane first everything stale goes down, last one first, then
-//! waits run, then what is down comes up, first one first, each ready before the next is started.
-//! The first start with `one_for_one` goes on past a child that was up and fails meanwhile (as in OTP,
-//! where a supervisor hears of no end before all of its children are started).
+//! Children are settled lane by lane. A *lane* is a run of children that are stopped and started together, in
+//! order: with `one_for_one` each child whose first start is over is its own lane, otherwise all children are
+//! one. Within a lane first all stale children are stopped, the last one first; then waits run; then the
+//! children that are down are started, the first one first, each ready before the next is started. With
+//! `one_for_one` the first start isn't held up by a child that was up and fails meanwhile (as in OTP, where a
+//! supervisor hears of no end before all of its children are started).
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use crate::spec::StopOrder;
 use crate::{ControlError, Restart, Strategy};
 
 impl Machine {
-    /// One step for the lane of `key` (all lanes if there is none).
+    /// Takes one step for the lane of `key` (for all lanes if it is `None`).
     pub(super) fn settle(&mut self, key: Option<Key>) {
         match self.mode {
             Mode::Done => {}
@@ -104,7 +104,7 @@ impl Machine {
         }
     }
 
-    /// Marks a child, and those its strategy ties to it, to be down and up again.
+    /// Marks a child, and those that the strategy ties to it, to be stopped and started again.
     pub(super) fn cycle(&mut self, i: usize) {
         let tied = match self.strategy {
             Strategy::OneForOne => i..i + 1,
@@ -130,7 +130,7 @@ impl Machine {
         }
     }
 
-    /// Begins to stop everything. The first reason stands; a later one changes nothing.
+    /// Begins to stop everything. The first reason counts; a later one changes nothing.
     pub(super) fn end(&mut self, end: End) {
         if matches!(self.mode, Mode::Stopping(_) | Mode::Done) {
             return;

@@ -11,7 +11,7 @@ use crate::intensity::Window;
 use crate::tree::{State, Status};
 use crate::{Backoff, Beyond, ChildSpec, Failure, FirstStart, Restart};
 
-/// Names a child for as long as it is in the table; never used twice.
+/// Identifies a child for as long as it is in the table; never reused.
 pub(crate) type Key = u64;
 
 /// What the machine needs to know of a child's specification.
@@ -48,7 +48,7 @@ pub(crate) enum Hold {
     None,
     /// A wait that begins once everything that must be down is down.
     Due(Duration),
-    /// A wait that runs, and which one it is.
+    /// A wait that is running, by the `turn` that it belongs to.
     Armed(u64),
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Waiter {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// That an added child comes up; if it doesn't it is taken out again.
+    /// That an added child comes up; if it doesn't, it is taken out again.
     Added,
     /// That the child comes up again.
     Up,
@@ -75,18 +75,18 @@ pub(crate) struct Slot {
     pub(crate) name: Arc<str>,
     pub(super) policy: Policy,
     pub(super) phase: Phase,
-    /// Runs, and must be stopped before anything that starts with it is started.
+    /// Whether it runs, and must be stopped before any child of its lane is started.
     pub(super) stale: bool,
-    /// Leaves the table when it is down.
+    /// Whether it leaves the table once it is down.
     pub(super) removing: bool,
-    /// Was ready at least once.
+    /// Whether it was ready at least once.
     pub(super) been_up: bool,
-    /// Its first start is behind it, or a failure like any other.
+    /// Whether its first start is over: it came up, or its failure counts like any other.
     pub(super) begun: bool,
     pub(super) hold: Hold,
-    /// Counts the waits, so that a late one is known for what it is.
+    /// Counts the waits, so that the end of an outdated one is recognised.
     pub(super) turn: u64,
-    /// Counts the starts, so that late news of an earlier incarnation are known for what they are.
+    /// Counts the starts, so that late news of an earlier incarnation is recognised.
     pub(super) incarnation: u64,
     pub(super) window: Window,
     /// Failures in a row.
@@ -123,15 +123,15 @@ impl Slot {
         }
     }
 
-    /// Something of it runs that has not been asked to stop.
+    /// Whether an incarnation runs that has not been asked to stop.
     pub(super) fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Starting | Phase::Up)
     }
 
-    /// Whether an end in `phase` is a failure, and which.
+    /// Returns the failure that an end in `phase` amounts to, if it is one.
     pub(super) fn failure_of(&self, phase: Phase, exit: &Exit, expected: bool) -> Option<Failure> {
         match exit {
-            // Asked to stop, it was killed or its start was cut off: that is our doing.
+            // It was asked to stop, and was killed or its start was cut off: that is our doing.
             Exit::Failed(Failure::Killed | Failure::Cancelled) if phase == Phase::Stopping => None,
             Exit::Failed(failure) => Some(failure.clone()),
             Exit::Normal { .. } if expected => None,
@@ -143,7 +143,7 @@ impl Slot {
         }
     }
 
-    /// What is shown of it.
+    /// Returns the status to publish.
     pub(crate) fn status(&self, stopping: bool) -> Status {
         let state = match self.phase {
             Phase::Waiting if stopping => State::Stopped,

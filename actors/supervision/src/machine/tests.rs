@@ -1,4 +1,5 @@
-//! The machine against every input in every order: a world that answers late, twice, or out of turn.
+//! Tests the machine against every input in every order, with a world that answers late, twice, or out of
+//! turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -46,7 +47,7 @@ fn happens() -> impl Strategy<Value = Happens> {
     ]
 }
 
-/// The shell's part, played: what runs, what waits, who asked.
+/// Plays the shell's part: knows what runs, what waits, and which callers wait for an answer.
 struct World {
     machine: Machine,
     now: Instant,
@@ -274,7 +275,7 @@ proptest! {
     }
 }
 
-/// The long wait of a child that fails at once is its own, also while its siblings have not been started yet.
+/// A child that was up and failed waits alone, also while its siblings have not been started yet.
 #[test]
 fn a_first_start_goes_past_a_child_that_was_up_and_failed() {
     use crate::Strategy::{OneForAll, OneForOne};
@@ -298,7 +299,7 @@ fn a_first_start_goes_past_a_child_that_was_up_and_failed() {
     }
 }
 
-/// Where a failed first start is a failure like any other, neither the supervisor fails nor a sibling waits.
+/// If a failed first start is a failure like any other, the supervisor doesn't fail and no sibling waits.
 #[test]
 fn a_first_start_may_be_tried_again() {
     let now = Instant::now();

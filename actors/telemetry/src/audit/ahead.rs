@@ -1,8 +1,8 @@
-//! Disk that is taken before records need it: what lies beyond the log's end, allocated and not yet written
-//! (fallocate(2) with `FALLOC_FL_KEEP_SIZE`).
+//! Allocates disk space before records need it: beyond the log's end, not yet written (fallocate(2) with
+//! `FALLOC_FL_KEEP_SIZE`).
 //!
-//! Whoever fills the disk, another sandbox's agent say, leaves the log what it has. A filesystem that can't
-//! do this leaves it nothing, as before; that is never an error.
+//! If the disk is filled, by another sandbox's agent say, the log keeps what it has. A filesystem that can't
+//! do this gives the log nothing in advance; that is never an error.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -11,46 +11,46 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc::off_t;
 
-/// Bytes beyond the log's end that are taken at a time: some thirty thousand records. Half of it is there
-/// always.
+/// Bytes allocated beyond the log's end: room for some thirty thousand records. More is allocated once less
+/// than half of it is left.
 pub(super) const AHEAD: u64 = 16 << 20;
 
-/// What one file has taken.
+/// What is allocated for one file.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    /// Up to this offset disk is taken.
+    /// Disk is allocated up to this offset; `u64::MAX` if no more is to be allocated.
     until: u64,
-    /// The disk had no more, and that was said.
+    /// Whether it was logged that the disk is full.
     told: bool,
 }
 
-/// What came of taking more.
+/// The result of allocating more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// There is enough, or as much as this filesystem gives anybody.
+    /// There is enough, or this filesystem can't allocate in advance.
     Enough,
     /// The disk is full.
     Full,
 }
 
 impl Ahead {
-    /// Gives back what lies beyond `length`, and takes no more. That it can't harms nobody.
+    /// Gives back what lies beyond `length`, and allocates no more. A failure does no harm.
     pub(super) fn give_back(&mut self, file: &File, length: u64) {
-        // Or what one that was killed had taken.
+        // Also what a killed process had allocated.
         if (1..u64::MAX).contains(&self.until) || has_more(file, length) {
             let _ = file.set_len(length);
         }
         self.until = u64::MAX;
     }
 
-    /// The file was shortened, which gives back all that lay beyond its end.
+    /// To be called when the file was shortened, which gave back everything beyond its end.
     pub(super) fn given_back(&mut self) {
         if self.until != u64::MAX {
             self.until = 0;
         }
     }
 
-    /// Sees to it that disk is taken beyond `length`, the end of `file`.
+    /// Makes sure that disk is allocated beyond `length`, the end of `file`.
     pub(super) fn keep(&mut self, file: &File, length: u64) -> Taken {
         if self.until.saturating_sub(length) >= AHEAD / 2 {
             return Taken::Enough;
@@ -71,14 +71,14 @@ impl Ahead {
                 }
                 return Taken::Full;
             }
-            // Not to be had here, ever.
+            // This filesystem can't do it.
             Err(_) => self.until = u64::MAX,
         }
         Taken::Enough
     }
 }
 
-/// Whether a file has much more disk than so many bytes need.
+/// Whether a file takes much more disk than `length` bytes need.
 fn has_more(file: &File, length: u64) -> bool {
     file.metadata().is_ok_and(|found| found.blocks().saturating_mul(512) > length.saturating_add(AHEAD / 4))
 }
@@ -101,7 +101,7 @@ mod tests {
             return;
         }
         assert_eq!((file.metadata().unwrap().len(), taken() >= AHEAD), (0, true));
-        // What a failed write leaves is cut off, and this with it.
+        // What a failed write leaves is cut off, and the allocation with it.
         file.set_len(0).unwrap();
         ahead.given_back();
         assert_eq!((ahead.keep(&file, 0), taken() >= AHEAD), (Taken::Enough, true));
@@ -112,7 +112,7 @@ mod tests {
         ahead.give_back(&file, 0);
         assert_eq!((taken(), ahead.keep(&file, 0)), (0, Taken::Enough));
         assert_eq!(taken(), 0, "nothing is taken again");
-        // Nor does what one that was killed had taken stay.
+        // What a killed process had allocated doesn't stay either.
         let _ = Ahead::default().keep(&file, 0);
         assert!(taken() >= AHEAD);
         Ahead::default().give_back(&file, 0);

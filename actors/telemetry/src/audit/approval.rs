@@ -1,10 +1,10 @@
-//! What became of a request that waits for the operator's word, as a record.
+//! The record of what became of a request that waits for the operator's answer.
 
 use serde::{Deserialize, Serialize};
 
 use super::Text;
 
-/// A question, or what was answered.
+/// A question to the operator, or its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Approval {
     /// The question's id.
@@ -21,9 +21,9 @@ pub struct Approval {
     pub path: Text,
     /// The program.
     pub binary: Text,
-    /// What it contains, SHA-256 in hex.
+    /// SHA-256 of the program's file, in hex.
     pub sha256: Text,
-    /// The policy's generation under which it was asked.
+    /// The policy generation in force when it was asked.
     pub generation: u64,
     /// Who answered: the peer's user id on the control socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,13 +38,13 @@ pub enum ApprovalChange {
     Asked,
     /// One request may go.
     ApprovedOnce,
-    /// It is an entry of the policy until the sandbox ends.
+    /// What was asked for is an entry of the policy until the sandbox ends.
     ApprovedForRun,
-    /// It is an entry of the policy for good.
+    /// What was asked for is an entry of the policy for good.
     ApprovedForGood,
-    /// It may not go.
+    /// The request is refused.
     Denied,
-    /// What was answered is taken back.
+    /// The answer was taken back.
     Revoked,
 }
 

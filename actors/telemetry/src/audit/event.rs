@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use super::approval::Approval;
 
-/// A text of a record: short ones lie in it, and one that many records have is shared among them.
+/// A text in a record: short ones are stored inline, and one that many records have is shared among them.
 pub type Text = smol_str::SmolStr;
 
-/// A SHA-256 as records show it: in hex, without a text for each digit on the way.
+/// Returns a SHA-256 as records show it, in hex, without an allocation for each digit.
 #[must_use]
 pub fn in_hex(digest: &[u8; 32]) -> Text {
     let mut digits = [0; 64];
-    // As long as they are.
+    // Can't fail: the buffer has the right length.
     let _ = hex::encode_to_slice(digest, &mut digits);
     std::str::from_utf8(&digits).unwrap_or_default().into()
 }
@@ -30,7 +30,7 @@ pub enum Event {
     Policy {
         /// The generation in force afterwards.
         generation: u64,
-        /// What came of it.
+        /// The result.
         result: PolicyResult,
         /// SHA-256 of the policy text, in hex.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ pub enum Event {
         /// Restarts so far.
         restarts: u64,
     },
-    /// An agent process.
+    /// Something happened to an agent process.
     Agent {
         /// The agent's name.
         name: Text,
@@ -74,18 +74,18 @@ pub enum Event {
         /// What it would need.
         detail: Text,
     },
-    /// An operator did something.
+    /// An operator gave a command.
     Operator {
         /// The command, such as `stop` or `policy set`.
         action: Text,
-        /// Who: the peer's user id on the control socket.
+        /// The peer's user id on the control socket.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         uid: Option<u32>,
-        /// With what.
+        /// The command's arguments, or other details.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<Text>,
     },
-    /// A binary is not what it was at first use.
+    /// A binary's identity was pinned, changed, accepted or forgotten.
     Identity {
         /// Its path.
         path: Text,
@@ -98,9 +98,9 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         is: Option<Text>,
     },
-    /// A request waits for the operator's word, or it came.
+    /// A request waits for the operator's answer, or the answer came.
     Approval(Box<Approval>),
-    /// The sandbox itself.
+    /// The sandbox started or stopped.
     Sandbox {
         /// What happened.
         change: SandboxChange,
@@ -117,14 +117,14 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether another record follows at once, mostly: where an agent ended, the sandbox ends or the agent's
-    /// next start comes.
+    /// Whether another record usually follows at once: after an agent's end comes the sandbox's end or the
+    /// agent's next start.
     pub(crate) fn is_followed(&self) -> bool {
         matches!(self, Self::Agent { change: AgentChange::Exited | AgentChange::Stopped, .. })
     }
 
-    /// Shows every text of the event to `visit`, which may change it. Every field of every kind is named
-    /// here: one that is added does not compile until it is.
+    /// Calls `visit` with every text of the event, which it may change. Every field of every kind is named
+    /// here, so that a field added later doesn't compile until it is handled.
     pub(crate) fn each_text(&mut self, visit: &mut dyn FnMut(&mut Text)) {
         match self {
             Self::Egress(egress) => egress.each_text(visit),
@@ -152,11 +152,11 @@ impl Event {
     }
 }
 
-/// A decision or outcome on the road out.
+/// A decision about outgoing traffic, or its outcome.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Egress {
-    /// Whether this is the decision or how it ended.
+    /// Whether this is the decision or the outcome.
     pub phase: Phase,
     /// The verdict.
     pub verdict: Verdict,
@@ -325,8 +325,8 @@ pub enum Verdict {
     Denied,
     /// Let through although a rule refuses it, because the endpoint says `enforcement: audit`.
     Audited,
-    /// Opened inside, where nothing is resolved or dialled, so that the operator can be asked about each
-    /// request in it.
+    /// Accepted inside the sandbox, with nothing resolved or dialled, so that the operator can be asked about
+    /// each request in it.
     Asked,
 }
 
@@ -343,7 +343,7 @@ impl Verdict {
     }
 }
 
-/// What came of a policy.
+/// The result of loading a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyResult {
@@ -387,9 +387,10 @@ pub enum ActorChange {
 pub enum AgentChange {
     /// It runs.
     Started,
-    /// It doesn't answer any more, and is ended for that.
+    /// It no longer answers its health check, and is ended for that.
     Silent,
-    /// A process of it had so much open that other agents were kept from the network, and was ended.
+    /// One of its processes had so many descriptors open that other agents were kept from the network, and
+    /// was ended.
     Curbed,
     /// It ended by itself.
     Exited,
@@ -407,13 +408,13 @@ pub enum AgentChange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentityChange {
-    /// First use: this hash counts from now on.
+    /// First use: this hash is the valid one from now on.
     Pinned,
     /// The hash differs from the one at first use: denied.
     Changed,
     /// An operator accepted the new hash.
     Accepted,
-    /// An operator had the hash forgotten: the next use is a first use.
+    /// An operator had the hash forgotten: the next use counts as the first.
     Forgotten,
 }
 
@@ -427,15 +428,15 @@ pub enum SandboxChange {
     Stopped,
 }
 
-/// The log about itself.
+/// What the log says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "note", rename_all = "snake_case")]
 pub enum Note {
-    /// A crash left an unfinished line at the end; it was cut off, and this is what it was.
+    /// A crash left an unfinished line at the end, which was cut off.
     Truncated {
-        /// Its bytes.
+        /// The line's length in bytes.
         bytes: u64,
-        /// Their SHA-256, in hex.
+        /// SHA-256 of the bytes cut off, in hex.
         sha256: Text,
     },
     /// The end of the log is not what its head file says was written: records are missing or were changed.
@@ -447,11 +448,11 @@ pub enum Note {
     },
     /// Old files were deleted to stay within the limit.
     Pruned {
-        /// The last record that is gone.
+        /// Number of the last record that was deleted.
         through_seq: u64,
         /// Its hash, in hex: the next record still names it. Empty if that can't be read.
         hash: Text,
-        /// The next record couldn't be read, so that the number is told by its file's name alone.
+        /// Whether the next record couldn't be read, so that the number is only taken from its file's name.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unread: bool,
     },

@@ -1,7 +1,7 @@
-//! The log as it is written: opening with explicit repair, appending a batch with one `fdatasync`, rotation
-//! with the chain carried across, and the head file that makes a cut tail show. All blocking. Never shortens
-//! the log but for the unfinished bytes of its own failed write or of a crash, and the latter only once they
-//! are on record; never removes a file before it is on record, nor replaces a finished one.
+//! Writes the log: opening with explicit repair, appending a batch with one `fdatasync`, rotation with the
+//! chain carried across, and the head file that reveals a cut tail. All blocking. Never shortens the log
+//! except by the unfinished bytes of its own failed write or of a crash, and by the latter only once they are
+//! on record. Never removes a file before that is on record, and never replaces a finished one.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,7 +21,7 @@ use super::found::{
 use super::reached::{Tip, first_of, settle};
 use super::record::{Draft, Record, parse};
 
-/// Bytes of most lines at most.
+/// Bytes that most lines don't exceed.
 const USUAL_LINE: usize = 768;
 /// The head file is overwritten in place, so it always has this length.
 const HEAD_LENGTH: usize = 192;
@@ -29,9 +29,9 @@ const HEAD_LENGTH: usize = 192;
 /// When a new file is begun, and how many old ones are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation {
-    /// A new file is begun when this one has so many bytes.
+    /// A new file is begun once this one has this many bytes.
     pub bytes: u64,
-    /// So many finished files are kept; older ones are deleted, on record.
+    /// How many finished files are kept; older ones are deleted, on record.
     pub keep: usize,
 }
 
@@ -42,12 +42,12 @@ impl Default for Rotation {
     }
 }
 
-/// What a write put on disk: whole lines.
+/// The whole lines that a write put on disk.
 #[derive(Debug, Default)]
 pub(crate) struct Written(Vec<u8>);
 
 impl Written {
-    /// The lines, read back: for those who watch.
+    /// The lines parsed again, for the live feed.
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> {
         self.0.split(|byte| *byte == b'\n').filter_map(|line| parse(line).ok())
     }
@@ -61,21 +61,21 @@ pub(crate) struct AuditFile {
     file: File,
     /// Bytes of whole records.
     length: u64,
-    /// The next file is begun when this one has so many bytes.
+    /// The next file is begun once this one has this many bytes.
     rotate_at: u64,
-    /// Disk that it has taken beyond its end.
+    /// Disk allocated beyond its end.
     ahead: Ahead,
-    /// Whether it does, from record to record.
+    /// Whether disk is allocated ahead at each write.
     keeps_ahead: bool,
-    /// The first record of this file.
+    /// Number of the first record of this file.
     first: u64,
     tip: Tip,
     head: File,
     /// Notes about the log itself, written before the next record.
     notes: Vec<Draft>,
-    /// Finished files that go once the notes are written.
+    /// Finished files that are removed once the notes are written.
     surplus: Vec<PathBuf>,
-    /// Lines that are on disk and that nobody who watches has heard of.
+    /// Lines that are on disk but were not yet given to the live feed.
     unheard: Vec<u8>,
     /// A failed write could not be taken back, or the file lost its name: the log must be read again.
     broken: bool,
@@ -91,7 +91,8 @@ impl AuditFile {
         Self::open_after(None, directory, rotation, redactor)
     }
 
-    /// The log to write to: the one at hand, or opened anew where there is none or it can't go on.
+    /// Returns the log to write to: `file`, or the log opened anew if there is none or it can't be used any
+    /// more.
     pub(crate) fn go_on(
         file: Option<Self>,
         directory: &Path,
@@ -103,13 +104,14 @@ impl AuditFile {
         if !file.broken {
             return Ok(file);
         }
-        // Its lock goes with it.
+        // Dropping the file also releases its lock.
         let written = file.head();
         drop(file);
         Self::open_after(Some(written), directory, rotation, redactor)
     }
 
-    /// As [`Self::open`], by who knows what was written last, should the head file be gone.
+    /// As [`Self::open`]; `written` is what the caller knows to be written last, used if the head file is
+    /// gone.
     fn open_after(
         written: Option<Head>,
         directory: &Path,
@@ -135,7 +137,7 @@ impl AuditFile {
         let finished = old_files(directory)?.last().and_then(|path| number_of(path)).unwrap_or(0);
         let head_says = read_head(&head_path)?.or(written);
         let (tip, damage) = settle(last, head_says, finished, directory)?;
-        // Behind every finished file, whatever its damaged lines were.
+        // After every finished file, however many lines of this file are damaged.
         let first = first_of(&path, tip.seq)?.max(finished.saturating_add(1));
         let is_torn = torn.is_some();
         let notes = torn.into_iter().chain(damage).map(|note| Draft::new(Event::Log(note))).collect();
@@ -163,8 +165,8 @@ impl AuditFile {
         Ok(log)
     }
 
-    /// Cuts off an unfinished end, once the notes are on disk: they are written over it. Whenever a crash
-    /// comes, there is an unfinished end still, or a note of it.
+    /// Cuts off an unfinished end, once the notes are on disk, which are written over it. So whenever a crash
+    /// comes, there is still an unfinished end or a note of it.
     fn cut_off(&mut self, redactor: &Redactor) -> Result<(), AuditError> {
         let path = self.path();
         let (lines, tip) = self.draw_up(&mut [], redactor)?;
@@ -175,8 +177,8 @@ impl AuditFile {
         self.file.set_len(self.length).map_err(io("truncating", &path))
     }
 
-    /// Notices that a file was removed or renamed: what is written to it would be found by nobody. Two looks
-    /// a batch are nothing beside its `fdatasync`.
+    /// Notices that a file was removed or renamed, since what is written to it would never be found. Two
+    /// lookups for each batch cost nothing beside its `fdatasync`.
     fn find_loss(&mut self) {
         for (file, name) in [(&self.file, LOG_NAME), (&self.head, HEAD_NAME)] {
             let path = self.directory.join(name);
@@ -187,8 +189,8 @@ impl AuditFile {
         }
     }
 
-    /// Writes all of the batch that isn't written yet, durably, or nothing. The texts of what it tried are
-    /// redacted afterwards.
+    /// Durably writes all of the batch that isn't written yet, or nothing. Either way, the texts of the
+    /// drafts that it tried to write are redacted afterwards.
     pub(crate) fn append(&mut self, batch: &mut [Draft], redactor: &Redactor) -> Result<(), AuditError> {
         self.rotate()?;
         if self.keeps_ahead {
@@ -202,7 +204,8 @@ impl AuditFile {
         Ok(())
     }
 
-    /// The lines that come next, the notes' first, and the end of the chain behind them.
+    /// Makes the lines that come next, those of the notes first; also returns the end of the chain after
+    /// them.
     fn draw_up(&mut self, batch: &mut [Draft], redactor: &Redactor) -> Result<(Vec<u8>, Tip), AuditError> {
         let written = self.tip.id.and_then(|last| batch.iter().position(|draft| draft.id == last));
         let rest = batch.get_mut(written.map_or(0, |index| index + 1)..).unwrap_or_default();
@@ -216,7 +219,7 @@ impl AuditFile {
         Ok((lines, tip))
     }
 
-    /// These lines are on disk.
+    /// Notes that these lines are on disk.
     fn wrote(&mut self, lines: Vec<u8>, tip: Tip) {
         self.length += u64::try_from(lines.len()).unwrap_or(u64::MAX);
         self.tip = tip;
@@ -228,7 +231,7 @@ impl AuditFile {
         }
     }
 
-    /// What is on disk since this was asked last, also where something failed afterwards.
+    /// Takes the lines written since the last call, also if something failed after they were written.
     pub(crate) fn take_written(&mut self) -> Written {
         Written(std::mem::take(&mut self.unheard))
     }
@@ -238,12 +241,12 @@ impl AuditFile {
         self.head = File::open(self.directory.join(HEAD_NAME)).unwrap();
     }
 
-    /// From the next record on disk is taken before records need it.
+    /// Allocates disk ahead from the next write on.
     pub(crate) fn keep_ahead(&mut self) {
         self.keeps_ahead = true;
     }
 
-    /// Gives back the disk that was taken for records that won't come any more.
+    /// Gives back the disk that was allocated for records that will not come any more.
     pub(crate) fn give_back(&mut self) {
         self.ahead.give_back(&self.file, self.length);
     }
@@ -258,7 +261,7 @@ impl AuditFile {
         }
         let done = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
         if let Err(source) = done {
-            // Takes back what this write left, so that the next attempt begins on a line of its own.
+            // Removes what this write left, so that the next attempt begins on a new line.
             self.broken = self.file.set_len(self.length).is_err();
             self.ahead.given_back();
             return Err(AuditError::Io { what: "writing", path: self.path(), source });
@@ -279,8 +282,8 @@ impl AuditFile {
         self.head.write_all_at(text.as_bytes(), 0).map_err(io("writing", &self.directory.join(HEAD_NAME)))
     }
 
-    /// Begins a new file when this one is long enough. Where none can be begun, a full disk say, this one
-    /// goes on.
+    /// Begins a new file once this one is long enough. If that fails, on a full disk say, this file is
+    /// continued.
     fn rotate(&mut self) -> Result<(), AuditError> {
         if self.length < self.rotate_at {
             return Ok(());
@@ -295,7 +298,7 @@ impl AuditFile {
             Ok(()) => {}
             Err(source) if source.kind() == std::io::ErrorKind::AlreadyExists => return self.stay(&source),
             Err(source) => {
-                // Gone since it was looked for: only opening anew helps.
+                // It has gone since `find_loss` checked: the log must be opened anew.
                 self.broken |= source.kind() == std::io::ErrorKind::NotFound;
                 return Err(AuditError::Io { what: "renaming", path, source });
             }
@@ -332,14 +335,14 @@ impl AuditFile {
         Err(std::io::ErrorKind::AlreadyExists.into())
     }
 
-    /// An empty file under a name that nobody reads, with disk of its own where there is any.
+    /// Makes an empty file under a name that no reader uses, with disk allocated if possible.
     fn begin_next(&mut self, path: &Path) -> Result<(File, Ahead), AuditError> {
         let file = open_private(path, true)?;
-        // Left by a crash between two names.
+        // A crash between the two renames may have left one.
         file.set_len(0).map_err(io("truncating", path))?;
         let mut ahead = Ahead::default();
         if ahead.keep(&file, 0) == Taken::Full {
-            // This file's end is what it can have.
+            // Only the disk allocated beyond the present file's end is left for it.
             self.ahead.given_back();
             self.file.set_len(self.length).map_err(io("truncating", &self.path()))?;
             let _ = ahead.keep(&file, 0);
@@ -347,8 +350,8 @@ impl AuditFile {
         Ok((file, ahead))
     }
 
-    /// Notes which files are to go. They go when the notes are on disk: one for each, so that no crash leaves
-    /// a log that begins late without a word.
+    /// Notes which files are to be deleted, one note for each. They are deleted once the notes are on disk,
+    /// so that no crash leaves a log that lacks its beginning without a note.
     fn plan_pruning(&mut self) -> Result<(), AuditError> {
         let old = old_files(&self.directory)?;
         let surplus = old.len().saturating_sub(self.rotation.keep.max(1));
@@ -357,7 +360,7 @@ impl AuditFile {
                 tracing::warn!(%error, "a finished file of the audit log can't be read; the one before it is deleted all the same");
                 None
             });
-            // Waiting for a damaged line to be whole again would fill the disk.
+            // Keeping the file until the damaged line can be read again would fill the disk.
             let (through_seq, hash, unread) = match begins {
                 Some(kept) => (kept.seq.saturating_sub(1), kept.prev.into(), false),
                 None => (number_of(next).unwrap_or(0).saturating_sub(1), Text::default(), true),
@@ -380,10 +383,11 @@ impl AuditFile {
     }
 }
 
-/// Renames a file, if nothing has the other name.
+/// Renames a file, unless the new name is taken.
 fn rename_anew(from: &Path, to: &Path) -> std::io::Result<()> {
     match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
-        // Not every filesystem can (NFS): nobody but the writer, which we are, makes such names.
+        // Not every filesystem supports this (NFS). Checking first is safe: only the writer, which we are,
+        // makes such names.
         Err(Errno::EINVAL | Errno::ENOSYS) if std::fs::symlink_metadata(to).is_err() => {
             std::fs::rename(from, to)
         }

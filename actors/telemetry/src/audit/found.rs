@@ -1,5 +1,5 @@
-//! The log's files as they are found: their names and order, opening them, what stands at their beginnings
-//! and ends, and why one can't be used. All blocking. Never changes what a file holds.
+//! Finds and opens the log's files: their names and order, what is at their beginnings and ends, and why one
+//! can't be used. All blocking. Never changes what a file holds.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -15,20 +15,20 @@ use super::record::{Record, parse};
 
 /// The file being written.
 pub const LOG_NAME: &str = "audit.jsonl";
-/// The last record written, by number and hash.
+/// The head file: number and hash of the last record written.
 pub const HEAD_NAME: &str = "audit.head";
-/// The next file, before it has its name.
+/// The next file, before it gets its final name.
 pub(super) const NEXT_NAME: &str = "audit.next";
 /// Finished files are named by their first record: `audit-000000000001.jsonl`.
 const OLD_PREFIX: &str = "audit-";
 const OLD_SUFFIX: &str = ".jsonl";
 /// Longest line ever written: a dozen texts of `TEXT_MAX`, each byte escaped sixfold, with room to spare.
 pub(super) const LINE_MAX: usize = 512 * 1024;
-/// No head file has more bytes.
+/// Bounds the bytes read of a head file.
 const HEAD_MAX: u64 = 4 << 10;
-/// What of a file's end is looked at first: most records are far shorter.
+/// Bytes of a file's end that are read first: most records are far shorter.
 const END_MIN: u64 = 16 << 10;
-/// How often the files are listed again, beside a writer that changes them, before that is an error.
+/// How often the files are listed again while a writer changes them, before that is an error.
 const LOOKS: usize = 100;
 
 /// Why the log can't be kept.
@@ -47,7 +47,7 @@ pub enum AuditError {
     /// Another process writes this log.
     #[error("{0} is being written by another process: stop that sandbox first")]
     InUse(PathBuf),
-    /// A record could not be put into words.
+    /// A record could not be encoded.
     #[error("encoding a record: {0}")]
     Encode(#[from] serde_json::Error),
     /// The writing thread panicked.
@@ -89,17 +89,18 @@ pub(super) fn open_private(path: &Path, append: bool) -> Result<File, AuditError
     Ok(file)
 }
 
-/// What stands at a file's end.
+/// What is at a file's end.
 pub(super) struct FileEnd {
     /// Bytes up to the last newline.
     pub(super) length: u64,
     /// The last whole line, if it is a record.
     pub(super) last: Option<Result<Record, ()>>,
-    /// What stands behind it.
+    /// A note of the unfinished bytes after it, if there are any.
     pub(super) torn: Option<Note>,
 }
 
-/// Looks at as little of the end as holds a whole record: a log may be large, and every start waits for this.
+/// Reads a file's end, and no more of it than holds a whole record: a log may be large, and every start waits
+/// for this.
 pub(super) fn read_end(file: &mut File, path: &Path) -> Result<FileEnd, AuditError> {
     let size = file.metadata().map_err(io("examining", path))?.len();
     let mut window = END_MIN;
@@ -166,7 +167,7 @@ pub(super) fn old_files(directory: &Path) -> Result<Vec<PathBuf>, AuditError> {
     Ok(files)
 }
 
-/// The number of its first record by which a finished file is named; none of any other file.
+/// Returns the first record's number from a finished file's name; `None` for any other file.
 pub(super) fn number_of(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     let digits = name.strip_prefix(OLD_PREFIX)?.strip_suffix(OLD_SUFFIX)?;
@@ -178,7 +179,7 @@ pub(super) fn old_name(first: u64) -> String {
     format!("{OLD_PREFIX}{first:012}{OLD_SUFFIX}")
 }
 
-/// All files of the log in `directory`, in the order of their records.
+/// Lists all files of the log in `directory`, in the order of their records.
 fn files(directory: &Path) -> Result<Vec<PathBuf>, AuditError> {
     let mut files = old_files(directory)?;
     let current = directory.join(LOG_NAME);
@@ -188,8 +189,8 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, AuditError> {
     Ok(files)
 }
 
-/// All files of the log in `directory` as they were at one moment, open, in the order of their records: also
-/// beside a writer that begins new ones and deletes old ones.
+/// Opens all files of the log in `directory` as they were at one moment, in the order of their records, even
+/// while a writer begins new ones and deletes old ones.
 ///
 /// # Errors
 /// When the directory or a file can't be read or is no file; when the files change faster than they can be
@@ -200,7 +201,7 @@ pub fn open_all(directory: &Path) -> Result<Vec<(PathBuf, File)>, AuditError> {
         let opened = named.iter().map(|path| open_to_read(path)).collect::<Result<Vec<_>, _>>();
         let now = files(directory)?;
         match opened {
-            // A name is never given twice: whatever has come or gone between shows.
+            // A name is never reused, so any file that was added or removed meanwhile shows.
             Ok(opened) if now == named => return Ok(named.into_iter().zip(opened).collect()),
             Err(error) if now == named => return Err(error),
             _ => named = now,
@@ -210,7 +211,7 @@ pub fn open_all(directory: &Path) -> Result<Vec<(PathBuf, File)>, AuditError> {
     Err(AuditError::Io { what: "reading", path: directory.to_owned(), source })
 }
 
-/// Opens what is there for reading, and nothing else.
+/// Opens an existing file for reading.
 pub(super) fn open_to_read(path: &Path) -> Result<File, AuditError> {
     redactor::open_unlinked(path).map_err(io("opening", path))
 }

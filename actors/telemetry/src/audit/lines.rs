@@ -1,4 +1,4 @@
-//! A log's file line by line, each line once it is whole: for the proof, for whoever shows a log, and for the
+//! Reads a log's file line by line, each line once it is complete: for verification, for display and for
 //! repair. Holds one line at a time, and no more of it than a record may have. Only reads.
 
 use std::fs::File;
@@ -8,18 +8,19 @@ use std::path::Path;
 use super::found::{AuditError, LINE_MAX, io, open_all};
 use super::record::{RecordId, parse};
 
-/// Files that are looked through for what was written of late.
+/// How many of the last files are searched for recent records.
 const OF_LATE: usize = 2;
 
-/// What stands before a record's name, and how far into the line at most: only two numbers are before it.
+/// The text before a record's id, and the bytes of a line within which it must stand: only two numbers
+/// precede it.
 const NAME_KEY: &[u8] = b"\"id\":\"";
 const NAME_WITHIN: usize = 128;
 
-/// Which of these records the end of the log in `directory` has. All of its last files are read: for the rare
-/// case.
+/// Returns which of these records are at the end of the log in `directory`. Reads its last files completely,
+/// so only for rare use.
 ///
 /// # Errors
-/// When they can't be.
+/// If the files can't be read.
 pub fn on_record(directory: &Path, wanted: &[RecordId]) -> std::result::Result<Vec<RecordId>, AuditError> {
     let names: Vec<String> = wanted.iter().map(RecordId::to_string).collect();
     let mut there = Vec::new();
@@ -39,7 +40,7 @@ pub fn on_record(directory: &Path, wanted: &[RecordId]) -> std::result::Result<V
     Ok(there)
 }
 
-/// Where a line has its record's name: found without a look at the rest of it.
+/// Returns a line from its record's id on, without looking at the rest.
 fn named(line: &[u8]) -> Option<&[u8]> {
     let head = line.get(..NAME_WITHIN).unwrap_or(line);
     let at = head.windows(NAME_KEY.len()).position(|part| part == NAME_KEY)?;
@@ -53,25 +54,25 @@ pub struct Lines {
     line: Vec<u8>,
 }
 
-/// What stands in a line's place.
+/// One line, as far as it could be read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line<'l> {
     /// A whole line, without its newline.
     Whole(&'l [u8]),
-    /// More than any record has.
+    /// A line longer than any record.
     TooLong,
-    /// So many bytes at the end that no newline follows (yet): whoever writes them may finish them.
+    /// This many bytes at the end, without a newline (yet): a writer may still finish the line.
     Unfinished(u64),
 }
 
 impl Lines {
-    /// From where the file stands.
+    /// Reads lines from the file's present offset on.
     #[must_use]
     pub fn of(file: File) -> Self {
         Self { reader: BufReader::new(file), line: Vec::new() }
     }
 
-    /// The next one; none at the end, and behind an unfinished one.
+    /// Returns the next line; `None` at the end, and behind an unfinished line.
     ///
     /// # Errors
     /// When the file can't be read.

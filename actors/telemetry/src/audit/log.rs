@@ -1,7 +1,7 @@
-//! The log above the actor: its queue, its health, and the writer's turn. Whoever runs the writer (one
-//! incarnation of the telemetry actor after the other) takes the turn by a lock that no panic poisons, and
-//! finds there all that the one before left: records taken from the queue but not yet written, a write still
-//! under way.
+//! The log, which outlives the actor: its queue, its health, and the writer's turn. Each incarnation of the
+//! telemetry actor in turn runs the writer. It takes the turn by a lock that no panic poisons, and finds in
+//! it all that its predecessor left: records taken from the queue but not yet written, a write still under
+//! way.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use super::record::Draft;
 use super::sink::Sink;
 use crate::events::Feed;
 
-/// Records that may wait for the disk. At some 500 bytes each this is a few MiB.
+/// Records that may be queued for the disk. At some 500 bytes each this is a few MiB.
 pub const QUEUE_LENGTH: usize = 8192;
-/// Records committed by one `fdatasync`.
+/// The most records committed by one `fdatasync`.
 const BATCH_MAX: usize = 4096;
-/// How long after a failed write the next is tried: doubling between these.
+/// The back-off after a failed write, which doubles between these.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
@@ -30,18 +30,18 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// `fdatasync` commits all of them.
 const COMPANY: Duration = Duration::from_millis(3);
 
-/// Disk is taken ahead of records from here on: to take and give back sixteen MiB is a good part of a short
-/// run.
+/// How long after the log's opening it begins to allocate disk ahead: allocating and giving back sixteen MiB
+/// takes a good part of a short run.
 const AHEAD_AFTER: Duration = Duration::from_millis(250);
 
 /// How the log is kept.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Records that may wait; beyond it recording fails.
+    /// Records that may be queued; beyond that recording fails.
     pub queue: usize,
     /// When a new file is begun, and how many are kept.
     pub rotation: Rotation,
-    /// How long after its opening the log begins to take disk ahead of its records.
+    /// How long after its opening the log begins to allocate disk ahead of its records.
     pub ahead_after: Duration,
 }
 
@@ -54,9 +54,9 @@ impl Default for Options {
 /// Whether the disk takes records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// It does.
+    /// The disk takes them.
     Good,
-    /// It refuses them, for this reason; it is tried again until it does.
+    /// The disk refuses them, for this reason. Writing is retried until it succeeds.
     Failing(String),
 }
 
@@ -65,7 +65,7 @@ pub enum Health {
 pub(crate) struct Shared {
     pub(crate) queue: mpsc::Sender<Draft>,
     pub(crate) health: watch::Sender<Health>,
-    /// Whether the last records are coming.
+    /// Whether the sandbox ends, so that the last records are coming.
     ending: AtomicBool,
     /// Records ever queued.
     pub(crate) queued: AtomicU64,
@@ -82,36 +82,38 @@ pub struct AuditLog {
     redactor: SharedRedactor,
     directory: Arc<Path>,
     rotation: Rotation,
-    /// When it begins to take disk ahead.
+    /// When it begins to allocate disk ahead.
     ahead_from: Instant,
 }
 
-/// What a write gives back.
+/// The result of a write.
 #[derive(Debug)]
 struct Ended {
     /// The file, if it could be opened.
     file: Option<AuditFile>,
-    /// What is on disk now, whatever came of the rest.
+    /// What was put on disk, whatever became of the rest.
     written: Written,
     done: Result<(), AuditError>,
 }
 
-/// What the writer works on.
+/// What the writer works on, passed from one writer to the next.
 #[derive(Debug)]
 struct Turn {
     queue: mpsc::Receiver<Draft>,
-    /// Taken from the queue, not yet known to be on disk; so many. Locked by whoever writes, alone.
+    /// Records taken from the queue and not yet known to be on disk, and their number. The lock is never
+    /// contended: only the writer takes it.
     batch: Arc<std::sync::Mutex<Vec<Draft>>>,
     batched: usize,
-    /// At rest between writes; gone while one is under way.
+    /// The file between writes; `None` while one is under way.
     file: Option<AuditFile>,
     under_way: Option<JoinHandle<Ended>>,
-    /// Disk has been taken ahead, if it was to be had.
+    /// Whether disk has been allocated ahead, if possible.
     is_ahead: bool,
 }
 
 impl Turn {
-    /// Cancel safe: what came is in the batch before anything else is awaited.
+    /// Waits shortly for further records, if the last one is usually followed by others. Cancel safe: what
+    /// came is in the batch before anything else is awaited.
     async fn wait_for_company(&mut self) {
         let is_followed = lock(&self.batch).last().is_some_and(|last| last.event.is_followed());
         if !is_followed {
@@ -167,7 +169,7 @@ impl AuditLog {
         })
     }
 
-    /// What callers record through.
+    /// Returns a handle through which callers record.
     #[must_use]
     pub fn sink(&self) -> Sink {
         Sink(Arc::clone(&self.shared))
@@ -191,7 +193,7 @@ impl AuditLog {
         &self.directory
     }
 
-    /// Says that the sandbox ends: with the next records the log gives back the disk that it has taken ahead.
+    /// Tells the log that the sandbox ends: after the next records it gives back the disk allocated ahead.
     pub fn ends(&self) {
         self.shared.ending.store(true, Ordering::Relaxed);
     }
@@ -204,8 +206,8 @@ impl AuditLog {
         matches!(tokio::time::timeout(deadline, done).await, Ok(Ok(_)))
     }
 
-    /// The writer. Runs until aborted; a second one waits for its turn. Nothing is lost by an abort at any
-    /// point.
+    /// Runs the writer until aborted; a second one waits for its turn. An abort loses nothing, at whatever
+    /// point it comes.
     pub async fn write(&self) {
         let mut turn = self.turn.lock().await;
         let mut retry = RETRY_MIN;
@@ -229,8 +231,8 @@ impl AuditLog {
         }
     }
 
-    /// Takes what waits in the queue; nothing, where it is time to take disk ahead. `false` when nobody can
-    /// queue any more.
+    /// Takes what is queued into the batch, or nothing once it is time to allocate disk ahead. `false` if the
+    /// queue is closed.
     async fn take(&self, turn: &mut Turn) -> bool {
         let mut batch = Vec::new();
         // Cancel safe: either it waits and has taken nothing, or it returns at once with what it took.
@@ -259,7 +261,8 @@ impl AuditLog {
         turn.is_ahead = Instant::now() >= self.ahead_from;
         let is_ahead = turn.is_ahead;
         turn.under_way = Some(tokio::task::spawn_blocking(move || {
-            // Without a file the last write ended in a panic: it is read back how far it got.
+            // If there is no file, the last write panicked or the log couldn't be opened: reading the log
+            // tells how far it got.
             let mut file = match AuditFile::go_on(file, &directory, rotation, &redactor.load()) {
                 Ok(file) => file,
                 Err(error) => return Ended { file: None, written: Written::default(), done: Err(error) },
@@ -287,7 +290,7 @@ impl AuditLog {
             Err(panicked) => return Err(AuditError::Panicked(panicked.to_string())),
         };
         turn.file = file;
-        // Also where the write failed behind them: they are not written again.
+        // Also if the write failed after them: they are not written again.
         if self.feed.is_watched() {
             written.records().for_each(|record| self.feed.publish(record));
         }
@@ -312,7 +315,7 @@ mod tests {
     use super::super::event::Event;
     use super::*;
 
-    /// What is on disk isn't written again, so that whoever watches would never hear of it.
+    /// Lines that are on disk aren't written again, so a watcher would otherwise never hear of them.
     #[tokio::test]
     async fn a_batch_whose_head_cant_be_written_is_in_the_live_feed_once() {
         let state = tempfile::tempdir().unwrap();
@@ -344,7 +347,7 @@ mod tests {
         writer.abort();
     }
 
-    /// By a clock that stands still while anything is left to do.
+    /// Runs on a paused clock, which only advances when there is nothing left to do.
     #[tokio::test(start_paused = true)]
     async fn an_agents_end_is_written_with_what_follows_it_or_soon_alone() {
         use super::super::event::{AgentChange, SandboxChange};

@@ -1,4 +1,4 @@
-//! The audit log: `STATE/NAME/audit.jsonl`, one record a line, each holding the hash of the one before.
+//! The audit log: `STATE/NAME/audit.jsonl`, one record on each line, which holds the hash of the one before.
 //!
 //! `event` says what is recorded, `record` how a line is made and checked, `sink` is what the rest of
 //! cofferdam holds, `log` the queue and its writer's turn-taking, `file` what is written to, `ahead` the disk

@@ -1,6 +1,6 @@
-//! How far a log went: as its end and its head file say, and where neither does, as can be told from the
-//! records that can be read and from the names of finished files. All blocking; whole files are read only
-//! where there is damage. Only reads.
+//! Finds out how far a log went: from its end and its head file, or, if neither tells, from the records that
+//! can be read and from the names of finished files. All blocking; whole files are read only if there is
+//! damage. Only reads.
 
 use std::path::Path;
 
@@ -33,8 +33,8 @@ impl From<Head> for Tip {
     }
 }
 
-/// Which record the chain of the log in `directory` continues from, and what is wrong with its end.
-/// `finished`: the newest finished file begins with this record.
+/// Returns the record from which the chain of the log in `directory` continues, and what is wrong with its
+/// end. `finished` is the number of the record with which the newest finished file begins.
 pub(super) fn settle(
     last: Option<Result<Record, ()>>,
     head: Option<Head>,
@@ -47,23 +47,23 @@ pub(super) fn settle(
         (head.as_ref().map_or(0, |head| head.seq), good.as_ref().map_or(0, |record| record.seq));
     let damaged = Some(Note::Damaged { expected_seq, found_seq });
     Ok(match (head.filter(|head| head.seq >= finished), good.filter(|record| record.seq >= finished)) {
-        // The head may lag behind by what a crash kept it from noting, never lead.
+        // The head may lag behind the records after a crash, but never lead.
         (Some(head), Some(good))
             if good.seq > head.seq || (good.seq == head.seq && good.hash == head.hash) =>
         {
             (Tip::of(&good), None)
         }
         (head, None) if nothing && head.as_ref().is_none_or(|head| head.seq == 0) => (Tip::genesis(), None),
-        // Continues from what was once written, so that the gap stays visible for ever.
+        // Continues from what the head says was written, so that the gap stays visible for ever.
         (Some(head), _) => (Tip::from(head), damaged),
         (None, Some(good)) => (Tip::of(&good), damaged),
-        // Neither says: behind all that is there, so that no number is given twice.
+        // Neither tells: continue after everything that is there, so that no number is given twice.
         (None, None) => (Tip::from(reached(directory)?), damaged),
     })
 }
 
-/// The last record of which anything is left, by its number and, as far as one can be read, by its hash: each
-/// line that can't be read stands in one record's place.
+/// Returns the number of the last record of which anything is left, and the hash of the last one that can be
+/// read. Each line that can't be read counts as one record.
 fn reached(directory: &Path) -> Result<Head, AuditError> {
     let mut reached = Head { seq: 0, hash: GENESIS.to_owned() };
     let current = directory.join(LOG_NAME);
@@ -87,7 +87,8 @@ fn reached(directory: &Path) -> Result<Head, AuditError> {
     Ok(reached)
 }
 
-/// The number of a file's first record, where `last` is its last: told by the first one that can be read.
+/// Returns the number of a file's first record, derived from the first one that can be read, or else from
+/// `last`, the number of its last.
 pub(super) fn first_of(path: &Path, last: u64) -> Result<u64, AuditError> {
     let mut lines = Lines::of(open_to_read(path)?);
     let mut before = 0;

@@ -1,5 +1,5 @@
-//! One line of the log: made, parsed and checked. The hash is over the line's own bytes, so that anyone can
-//! check it with `sha256sum`: no canonical form of JSON is involved.
+//! Makes, parses and checks one line of the log. The hash is taken over the line's own bytes, so that anyone
+//! can check it with `sha256sum`: no canonical form of JSON is involved.
 
 use std::fmt;
 
@@ -15,22 +15,23 @@ use crate::metrics;
 
 /// The `prev` of the very first record.
 pub(crate) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
-/// What stands before the hash.
+/// The text before the hash.
 const HASH_KEY: &str = ",\"hash\":\"";
-/// What stands after it.
+/// The text after the hash.
 const HASH_END: &str = "\"}";
 /// Hex digits of SHA-256.
 const HASH_LENGTH: usize = 64;
-/// Longest text of one field, in bytes, after redaction. A URL's path is the longest that is worth reading.
+/// Longest text of one field, in bytes, after redaction. No longer text is worth reading; the longest are the
+/// paths of URLs.
 pub(crate) const TEXT_MAX: usize = 2048;
 
-/// A record's own name, unique in time order (UUID version 7, RFC 9562).
+/// A record's id, unique and ordered by time (UUID version 7, RFC 9562).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordId(Uuid);
 
 impl RecordId {
-    /// Another one.
+    /// Makes a new id.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "no two are the same")]
     pub fn new() -> Self {
@@ -51,7 +52,7 @@ pub struct Record {
     pub seq: u64,
     /// When it was recorded.
     pub t: Timestamp,
-    /// Its name.
+    /// Its id.
     pub id: RecordId,
     /// What happened, redacted.
     pub event: Value,
@@ -65,7 +66,7 @@ impl Record {
     /// The event, typed.
     ///
     /// # Errors
-    /// When a later version of cofferdam wrote a kind that this one doesn't know.
+    /// If a later version of cofferdam wrote a kind that this one doesn't know.
     pub fn typed(&self) -> Result<Event, serde_json::Error> {
         serde_json::from_value(self.event.clone())
     }
@@ -81,7 +82,7 @@ struct Unsigned<'a> {
     prev: &'a str,
 }
 
-/// A record that is to be written.
+/// A record that is still to be written.
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
     pub(crate) id: RecordId,
@@ -98,8 +99,8 @@ impl Draft {
         Self { id, t: Timestamp::now(), event }
     }
 
-    /// Makes every text of the event safe, appends the finished line, newline included, and gives its hash.
-    /// Doing it again makes the same line, since what is safe stays as it is.
+    /// Makes every text of the event safe, appends the finished line with its newline, and returns its hash.
+    /// Doing it again makes the same line, since safe texts stay as they are.
     pub(crate) fn finish(
         &mut self,
         seq: u64,
@@ -146,7 +147,8 @@ fn escape(lines: &mut Vec<u8>, begin: usize) {
     lines.extend_from_slice(ascii.as_bytes());
 }
 
-/// A text that is too long, cut so that it says that it was cut, and would not be cut again.
+/// Cuts a text that is too long; `None` if it isn't. The result says how much was cut, and is short enough
+/// not to be cut again.
 fn bound(text: &str) -> Option<Text> {
     /// `…(+N bytes)`, whatever N.
     const MARK_MAX: usize = 32;
@@ -158,10 +160,10 @@ fn bound(text: &str) -> Option<Text> {
     Some(format!("{}…(+{gone} bytes)", text.get(..cut).unwrap_or_default()).into())
 }
 
-/// Why a line is no record.
+/// Why a line isn't a valid record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BadLine {
-    /// It is no JSON of a record.
+    /// It isn't the JSON of a record.
     Malformed,
     /// Its bytes do not have the hash that it states.
     Changed,

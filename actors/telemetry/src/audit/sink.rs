@@ -1,5 +1,6 @@
-//! What the rest of cofferdam holds of the audit log: a bounded queue's sending end. Recording never blocks
-//! and never waits for the disk; when it fails, the caller must refuse what it was about to allow.
+//! The handle by which the rest of cofferdam records: the sending end of the audit log's bounded queue.
+//! Recording never blocks and never waits for the disk. If it fails, the caller must refuse what it was about
+//! to allow.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,12 +13,12 @@ use super::event::Event;
 use super::log::{Health, Shared};
 use super::record::{Draft, RecordId};
 
-/// Places in the queue that are left to requests which are under way when others begin to wait.
+/// Places in the queue kept for requests that are under way: with fewer free, new requests wait.
 const HEADROOM: usize = 512;
 /// How long a request waits for the disk before it is refused.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why something could not be recorded. Whoever gets this refuses (fail closed).
+/// Why something could not be recorded. The caller must then refuse (fail closed).
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AuditUnavailable {
     /// The queue is full: records come faster than the disk takes them, or the writer is down for too long.
@@ -36,10 +37,10 @@ pub enum AuditUnavailable {
 pub struct Sink(pub(crate) Arc<Shared>);
 
 impl Sink {
-    /// Queues a record and names it. Does not wait; the record is durable a few milliseconds later.
+    /// Queues a record and returns its id. Does not wait; the record is durable a few milliseconds later.
     ///
     /// # Errors
-    /// When it can't be queued or the disk is failing: then the caller refuses what it was about to allow.
+    /// If it can't be queued or the disk is failing: the caller must then refuse what it was about to allow.
     pub fn record(&self, event: Event) -> Result<RecordId, AuditUnavailable> {
         let recorded = self.queue(event);
         if recorded.is_err() {
@@ -48,17 +49,17 @@ impl Sink {
         recorded
     }
 
-    /// Queues a record of what has happened already, so that nothing can be refused for it: also while the
-    /// disk refuses records, for when it takes them again.
+    /// Queues a record of something that has already happened and can't be refused any more. Also while the
+    /// disk refuses records: it is written when the disk takes them again.
     ///
     /// # Errors
-    /// When as many wait as there are places, or the log is closed: then it is on no record.
+    /// If the queue is full or the log is closed: the event is then not recorded.
     pub fn note(&self, event: Event) -> Result<RecordId, AuditUnavailable> {
         self.place(Draft::new(event))
     }
 
-    /// As [`Self::note`], by a name that was chosen before: whoever looks for it finds whether it is on
-    /// record ([`super::on_record`]).
+    /// As [`Self::note`], with an id chosen by the caller, who can later find out whether it is on record
+    /// ([`super::on_record`]).
     ///
     /// # Errors
     /// As [`Self::note`].
@@ -66,8 +67,8 @@ impl Sink {
         self.place(Draft::named(id, event))
     }
 
-    /// Whether the records of some more requests would be taken now, or refused at once because the disk
-    /// fails.
+    /// Whether a new request need not wait: there is room for its records, or they would be refused at once
+    /// because the disk fails.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.0.queue.capacity() >= self.headroom() || *self.0.health.borrow() != Health::Good
@@ -102,10 +103,10 @@ impl Sink {
         }
     }
 
-    /// Whether a record would be taken now: what a health check reports.
+    /// Whether a record would be taken now, for a health check.
     ///
     /// # Errors
-    /// As [`Self::record`] would give.
+    /// Those that [`Self::record`] would return.
     pub fn check(&self) -> Result<(), AuditUnavailable> {
         if let Health::Failing(why) = &*self.0.health.borrow() {
             return Err(AuditUnavailable::Disk(why.clone()));

@@ -1,5 +1,5 @@
-//! The proof: reads every file of a log in order and reports each record that was changed, is missing, stands
-//! out of order or was cut off, by file and line. Only reads, and is right beside a writer too.
+//! Verification: reads every file of a log in order and reports each record that was changed, is missing, is
+//! out of order or was cut off, by file and line. Only reads, and is correct even while a writer writes.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use super::record::{BadLine, GENESIS, Record, parse};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "trouble", rename_all = "snake_case")]
 pub enum Trouble {
-    /// The line is no record.
+    /// The line isn't a record.
     Malformed,
-    /// The record was changed after it was written: its bytes don't have its hash.
+    /// The record was changed after it was written: its hash doesn't match its bytes.
     Changed,
-    /// The record before this one is not the one that stood here when this one was written.
+    /// The record before this one is not the one that was there when this one was written.
     Replaced,
     /// Records are missing before this one.
     Missing {
@@ -44,10 +44,10 @@ pub enum Trouble {
     },
     /// The last record is not the one that the head file names.
     NotTheHead,
-    /// Here the log says that records up to this one were deleted though the record behind them couldn't be
-    /// read: whether it was the one that was written behind them can't be told any more.
+    /// A note here says that records up to this one were deleted although the record after them couldn't be
+    /// read. So it can't be told any more whether that record is the one that originally followed them.
     PrunedUnread {
-        /// The last record that is gone, as far as a file's name tells.
+        /// The last record that was deleted, taken from a file's name.
         through: u64,
     },
     /// The head file is missing or unreadable, so a cut tail would not show.
@@ -57,11 +57,11 @@ pub enum Trouble {
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// In this file.
+    /// The file.
     pub file: PathBuf,
-    /// On this line, from 1; 0 for the file as a whole.
+    /// The line, from 1; 0 for the file as a whole.
     pub line: u64,
-    /// What.
+    /// What is wrong.
     #[serde(flatten)]
     pub trouble: Trouble,
 }
@@ -79,8 +79,8 @@ pub struct Report {
     pub last_seq: u64,
     /// The hash of the last record, in hex: noted elsewhere, it proves the log up to here.
     pub last_hash: String,
-    /// Bytes of a line not finished (yet): being written, or left by a crash and to be noted at the next
-    /// start.
+    /// Bytes of an unfinished line, which is being written, or was left by a crash and will be noted at the
+    /// next start.
     pub unfinished: u64,
     /// What the log says about itself: repairs and pruning, by record number.
     pub notes: Vec<(u64, Note)>,
@@ -102,7 +102,8 @@ impl Report {
 /// When the files can't be read.
 pub fn verify(path: &Path) -> Result<Report, AuditError> {
     let directory = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    // Read before the records: the writer notes it after them, so that it never leads.
+    // Read before the records: the writer updates it after them, so the head that is read here never leads
+    // them.
     let head = read_head(&directory.join(HEAD_NAME))?;
     let mut walk = Walk::default();
     for (path, file) in open_all(directory)? {
@@ -127,9 +128,10 @@ pub fn verify(path: &Path) -> Result<Report, AuditError> {
 #[derive(Default)]
 struct Walk {
     report: Report,
-    /// Number and hash of the record before; the hash is unknown after a bad line.
+    /// Number and hash of the previous record; the hash is unknown after a bad line.
     before: Option<(u64, Option<String>)>,
-    /// Where the log starts, if not at its genesis: with the hash before it, if the first line can be read.
+    /// File and number with which the log starts, if that isn't its genesis, and the hash that its first
+    /// record names, if the first line can be read.
     start: Option<(PathBuf, u64, Option<String>)>,
 }
 
@@ -144,7 +146,7 @@ impl Walk {
             match line {
                 Line::Whole(line) => self.line(path, number, line),
                 Line::TooLong => self.bad(path, number, Trouble::Malformed),
-                // Not to be looked at again.
+                // Stop here: the writer may finish the line meanwhile.
                 Line::Unfinished(bytes) => {
                     self.report.unfinished = bytes;
                     break;
@@ -166,7 +168,7 @@ impl Walk {
         self.report.findings.push(Finding { file: path.to_owned(), line, trouble });
     }
 
-    /// A line that can't be trusted stands in the place of one record.
+    /// Reports a line that can't be trusted, and counts it as one record.
     fn bad(&mut self, path: &Path, number: u64, trouble: Trouble) {
         self.find(path, number, trouble);
         let seq = match &self.before {
@@ -176,7 +178,7 @@ impl Walk {
         self.before = Some((seq, None));
     }
 
-    /// The log's first line, of this number; `prev` if it can be read.
+    /// Notes the log's first line: its number, and `prev` if the line can be read.
     fn begins(&mut self, path: &Path, seq: u64, prev: Option<&str>) -> u64 {
         self.report.first_seq = seq;
         if seq != 1 || prev.is_some_and(|prev| prev != GENESIS) {
@@ -203,7 +205,7 @@ impl Walk {
                     number,
                     Trouble::OutOfOrder { expected: seq.saturating_add(1), found: record.seq },
                 );
-                // The chain is followed from the record that is where it belongs.
+                // The chain is followed from the last record that was in its place.
                 return;
             }
             Some((seq, _)) if record.seq > seq.saturating_add(1) => {

@@ -1,9 +1,9 @@
-//! By which names the metrics endpoint may be asked for where it listens on the loopback. A page in a browser
-//! of this machine can have its own name lead to 127.0.0.1 (DNS rebinding), and would read there what is
-//! meant for this machine alone.
+//! The host names that requests to the metrics endpoint may use when it listens on the loopback. A web page
+//! in a browser on this machine can make its own name resolve to 127.0.0.1 (DNS rebinding), and could then
+//! read what is meant for this machine alone.
 //!
-//! Nobody else than the operator has a say in the names that are taken. On any other address the endpoint is
-//! open to the network, under whatever name it has there, and nothing is asked here.
+//! Only the operator has control over the names that are accepted. On any other address the endpoint is open
+//! to the network, under whatever name it has there, and no name is checked.
 
 use http::header::HOST;
 use http::uri::Authority;
@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Uri};
 use nix::sys::utsname::uname;
 use std::net::IpAddr;
 
-/// Whether the name that a request is for, if it has one, is this machine's. What speaks without one is no
+/// Whether the host name in a request, if it has one, is this machine's. A client that sends none isn't a
 /// browser.
 pub(super) fn is_for_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
     uri.authority().is_none_or(is_ours)
@@ -25,8 +25,8 @@ fn is_ours_as_written(host: &HeaderValue) -> bool {
 fn is_ours(authority: &Authority) -> bool {
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
     let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
-    // No site has a name without a dot, nor one below these two (RFC 6761; ICANN gives `internal` to nobody).
-    // Containers reach their host by such names.
+    // No web site has a name without a dot, or one below these two (RFC 6761; ICANN delegates `internal` to
+    // nobody). Containers reach their host by such names.
     !host.contains('.') && !host.starts_with('[')
         || literal.parse::<IpAddr>().is_ok()
         || host.ends_with(".localhost")

@@ -1,5 +1,5 @@
 //! The metrics: every name, its help text and its labels in one table (`names`), a typed function for each,
-//! and the recorder, which lives above every actor and is installed once a process. No label value may come
+//! and the recorder, which outlives every actor and is installed once in a process. No label value may come
 //! from an agent: names come from the configuration, the policy or closed sets.
 
 mod asked;
@@ -77,7 +77,7 @@ impl BudgetCounts {
     }
 }
 
-/// What runs: a constant 1 whose labels tell version and mode.
+/// Sets the build info: a constant 1 whose labels tell version and mode.
 pub fn build_info(version: &'static str, mode: &'static str) {
     gauge!(names::BUILD_INFO, "version" => version, "mode" => mode).set(1.0);
 }
@@ -100,7 +100,7 @@ pub fn agent_up(agent: &str, up: bool) {
     counter!(names::AGENT_RESTARTS, "agent" => agent.to_owned()).increment(0);
 }
 
-/// Whether an agent that is asked answers.
+/// Whether an agent answers its health check.
 pub fn agent_healthy(agent: &str, healthy: bool) {
     gauge!(names::AGENT_HEALTHY, "agent" => agent.to_owned()).set(f64::from(u8::from(healthy)));
 }
@@ -110,8 +110,8 @@ pub fn agent_restarted(agent: &str) {
     counter!(names::AGENT_RESTARTS, "agent" => agent.to_owned()).increment(1);
 }
 
-/// How often the heart has restarted the supervisor process: told once, at start, since counters begin anew
-/// with the process while the heart keeps the number.
+/// How often the heart has restarted the supervisor process. Set once at start, since counters begin at 0 in
+/// each process while the heart keeps the number.
 pub fn supervisor_restarts(total: u64) {
     counter!(names::SUPERVISOR_RESTARTS).absolute(total);
 }
@@ -164,7 +164,7 @@ pub fn proxy_bytes(direction: Direction, bytes: u64) {
 
 /// A model request ended with this status. `provider` and `model` are names from the configuration.
 pub fn inference_request(provider: &str, model: &str, code: u16) {
-    // What no HTTP status is, is counted as one value, so that an upstream cannot make up labels.
+    // Anything that isn't an HTTP status counts as one value, so that an upstream cannot invent labels.
     let code = if (100..600).contains(&code) { code.to_string() } else { "other".to_owned() };
     counter!(
         names::INFERENCE_REQUESTS,
@@ -186,8 +186,8 @@ pub fn inference_tokens(provider: &str, model: &str, kind: TokenKind, tokens: u6
     .increment(tokens);
 }
 
-/// What of a budget is used: of one in these windows, of this provider's requests for these models, as the
-/// configuration names them or `*`.
+/// How much of a budget is used. The budget's window, provider and model are those that the configuration
+/// names, or `*`.
 pub fn inference_budget(
     (per, provider, model): (&'static str, &str, &str),
     counts: BudgetCounts,
@@ -206,7 +206,7 @@ pub fn inference_budget(
     .set(ratio);
 }
 
-/// From the request's arrival to the first byte of the answer.
+/// The time from a model request's arrival to the first byte of its answer.
 pub fn inference_first_byte(took: Duration) {
     histogram!(names::INFERENCE_FIRST_BYTE).record(took.as_secs_f64());
 }
@@ -216,7 +216,7 @@ pub fn redactions(kind: &str, count: u64) {
     counter!(names::REDACTIONS, "kind" => kind.to_owned()).increment(count);
 }
 
-/// An agent may guess at credentials no more.
+/// An agent has used up its guesses at credentials.
 pub fn guesses_spent() {
     counter!(names::GUESSES_SPENT).increment(1);
 }

@@ -1,5 +1,5 @@
-//! The recorder: where all metrics are kept. One a process, made before the actors and living longer than
-//! any.
+//! The recorder, which keeps all metrics. There is one in a process; it is made before the actors and
+//! outlives them.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -29,7 +29,8 @@ impl Recorder {
     /// # Errors
     /// When a recorder that is not ours is installed.
     pub fn install() -> Result<Self, MetricsError> {
-        // One at a time: between the library's recorder and ours there is a moment in which neither is known.
+        // One caller at a time: between installing the recorder in the library and storing it in `INSTALLED`
+        // there is a moment in which a second caller would take ours for another's.
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(installed) = INSTALLED.get() {
@@ -52,7 +53,7 @@ impl Recorder {
     }
 }
 
-/// Begins every metric without labels at 0, so that rates have a start.
+/// Starts every metric without labels at 0, so that rates have a start.
 fn begin() {
     for metric in TABLE.iter().filter(|metric| metric.labels.is_empty()) {
         match metric.kind {

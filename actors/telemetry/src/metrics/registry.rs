@@ -1,9 +1,10 @@
-//! Where the values are: one cell a series, found by name and labels, and the page made of them.
+//! The metrics' values: one cell for each series, found by name and labels, and the page that is made of
+//! them.
 //!
 //! Written here rather than taken from an exporter, since those bring a clock that calibrates itself for
-//! milliseconds at the start of every supervisor, and keep each sample of a histogram until somebody collects
-//! them. A series, once made, stays. Reading and counting take no lock: the table is replaced as a whole when
-//! a series is new, and series are few (their labels come from the configuration, the policy and closed
+//! milliseconds at the start of every supervisor, and keep each sample of a histogram until it is collected.
+//! A series, once made, stays. Reading and counting take no lock: the table is replaced as a whole when a
+//! series is added, and series are few (their labels come from the configuration, the policy and closed
 //! sets).
 
 use std::collections::HashMap;
@@ -39,7 +40,8 @@ enum Cell {
     Histogram(Arc<Buckets>),
 }
 
-/// A histogram: samples at most each bound, more than the last, and their sum in nanoseconds.
+/// A histogram: one count for each bucket, one for samples above the last bound, and the samples' sum in
+/// nanoseconds.
 #[derive(Debug)]
 struct Buckets {
     bounds: &'static [f64],
@@ -151,7 +153,8 @@ fn labels(key: &Key) -> String {
     key.labels().map(one).collect::<Vec<_>>().join(",")
 }
 
-/// As the format wants it: backslash and line feed in help texts, the quotation mark too in label values.
+/// Escapes a text as the format requires: backslash and line feed in help texts, in label values also the
+/// quotation mark.
 fn escaped(text: &str, quotes: bool) -> String {
     let text = text.replace('\\', "\\\\").replace('\n', "\\n");
     if quotes { text.replace('"', "\\\"") } else { text }

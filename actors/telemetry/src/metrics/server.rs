@@ -1,6 +1,6 @@
 //! The metrics endpoint: `GET /metrics` and `GET /healthz` over HTTP/1.1 on a listener that lives above the
 //! actor. Serves nothing else, keeps few connections, and gives a slow client a deadline. On the loopback it
-//! is asked by this machine's names.
+//! only answers requests for this machine's names.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,26 +23,27 @@ use super::recorder::Recorder;
 
 /// Connections served at once; more wait in the listen queue. A scraper needs one.
 const CONNECTIONS_MAX: usize = 32;
-/// Time for a request to come, from the connection on.
+/// How long a request may take to arrive, from the connection on.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for its answer to be taken. A place is then free for others, however slowly somebody reads.
+/// How long the client may take to read the answer. Then the connection's place is free for others, however
+/// slowly it reads.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Header fields taken.
+/// The most header fields accepted.
 const HEADERS_MAX: usize = 64;
-/// After a failed accept (out of descriptors), so that it doesn't spin.
+/// Pause after a failed accept (out of descriptors), so that the loop doesn't spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The Prometheus text format.
 const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Told to who asks by a name that leads to the loopback, and isn't this machine's.
+/// The answer to a request on the loopback for a name that isn't this machine's.
 const OTHER_NAME: &str = "these metrics are for this machine: ask for them at the address on which they are served, or at localhost\n";
 
-/// Says whether all is well: `Err` is the reason that `/healthz` answers 503 with.
+/// The health check: `Err` is the reason that `/healthz` answers with a 503.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Serves until aborted. Connections end with it.
+/// Serves until aborted, which also ends the connections.
 pub async fn serve(listener: TcpListener, recorder: Recorder, check: Check) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let any_name = listener.local_addr().is_ok_and(|address| !address.ip().is_loopback());
@@ -66,7 +67,7 @@ pub async fn serve(listener: TcpListener, recorder: Recorder, check: Check) {
     }
 }
 
-/// One request and its answer. Nobody keeps a connection, and with it a place, for the next one.
+/// Serves one request. No connection is kept alive, since it would keep its place.
 async fn connection(stream: TcpStream, any_name: bool, recorder: Recorder, check: Check) {
     let asked = Notify::new();
     let service = service_fn(|request: Request<Incoming>| {

@@ -15,7 +15,7 @@ pub enum Stored {
     Zstd,
 }
 
-/// One header with its content; nothing is checked, everything can be said.
+/// One header with its content. Nothing is checked, so that every malformed entry can be built.
 pub fn entry(name: &[u8], kind: u8, target: &[u8], mode: u32, content: &[u8]) -> Vec<u8> {
     let mut header = [0_u8; 512];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);

@@ -55,8 +55,8 @@ fn nothing_is_written_through_a_link() {
     ground.assert_untouched();
 }
 
-/// Each looks through all that its layer keeps: ten thousand times ten thousand names would take the better
-/// part of an hour.
+/// Each whiteout looks through all that its layer keeps: ten thousand times ten thousand names would take the
+/// better part of an hour.
 #[test]
 fn a_crowd_of_whiteouts_of_one_place_is_one() {
     let ground = Ground::new();
@@ -162,8 +162,8 @@ fn names_are_bounded_in_length_and_depth() {
 fn directories_that_no_entry_makes_are_counted() {
     let ground = Ground::new();
     let root = std::fs::File::open(ground.root()).unwrap();
-    // A hundred and more by one header of 512 bytes: uncounted, two million entries would be 250 million
-    // inodes.
+    // One header of 512 bytes can make more than a hundred: uncounted, two million entries would be 250
+    // million inodes.
     let layer = tar(&["a", "b"].map(|first| file(&format!("{}f", format!("{first}/").repeat(48)), "")));
     let from = |entries| {
         let mut tally = Tally { entries, skipped: 0 };

@@ -1,4 +1,4 @@
-//! What the list asks of arguments: data, each with its reason.
+//! The list's conditions on arguments: data, each with its reason.
 //!
 //! Conditions judge the lower 32 bits of an argument, as the kernel does for an int; a pointed-to structure
 //! can't be judged at all.
@@ -52,9 +52,9 @@ const NAMESPACES: u32 = (libc::CLONE_NEWNS
     | 0x80; // CLONE_NEWTIME, of clone3 and unshare only: costs nothing to refuse
 const THREAD: u32 = libc::CLONE_THREAD as u32;
 const FILES: u32 = libc::CLONE_FILES as u32;
-/// A new process without namespaces and with descriptors of its own; or a thread that shares its process's.
-/// So the holders of a socket can be found by looking at processes, and a table changes only while a thread
-/// of its one process runs.
+/// Allows a new process without new namespaces and with a descriptor table of its own, or a thread that
+/// shares its process's table. So the holders of a socket can be found by looking at processes, and a
+/// descriptor table changes only while a thread of its one process runs.
 pub(super) const CLONE: &[&[Condition]] =
     &[&[none_of(0, NAMESPACES | THREAD | FILES)], &[bits(0, NAMESPACES | THREAD | FILES, THREAD | FILES)]];
 
@@ -113,8 +113,8 @@ pub(super) const SOCKET: &[&[Condition]] = &[
 pub(super) const SOCKETPAIR: &[&[Condition]] = &[&[is(0, UNIX)]];
 
 const SOL_SOCKET: u32 = libc::SOL_SOCKET as u32;
-/// Any option but a filter for a socket: its code lies in memory of the kernel's that the whole machine
-/// shares (`net.core.bpf_jit_limit`), and once that is full nobody without privileges gets a seccomp filter
+/// Any option except attaching a filter to a socket: its code lies in kernel memory that the whole machine
+/// shares (`net.core.bpf_jit_limit`), and once that is full no unprivileged process can load a seccomp filter
 /// any more.
 pub(super) const SETSOCKOPT: &[&[Condition]] = &[
     &[is_not(1, SOL_SOCKET)],
@@ -127,9 +127,9 @@ pub(super) const SETSOCKOPT: &[&[Condition]] = &[
     ],
 ];
 
-/// Any request but those that type into a terminal, take its console, or load a line discipline; and but
-/// those that have btrfs copy all that lies on a subvolume: from a file of its own an agent got a copy of
-/// what is beside its workspace (before Linux 6.8).
+/// Any request except those that type into a terminal, take over the console or load a line discipline, and
+/// those that make btrfs copy a whole subvolume: before Linux 6.8 an agent could so copy, by way of a file of
+/// its own, what lies beside its workspace.
 pub(super) const IOCTL: &[&[Condition]] = &[&[
     is_not(1, libc::TIOCSTI as u32),
     is_not(1, 0x541C), // TIOCLINUX
@@ -139,9 +139,9 @@ pub(super) const IOCTL: &[&[Condition]] = &[&[
     is_not(1, 0x5000_9417), // BTRFS_IOC_SNAP_CREATE_V2
 ]];
 
-/// The commands of fcntl(2), without `F_SETLEASE` (1024) and `F_SETDELEG` (1040): who opens a file under a
-/// lease waits for its holder, up to 45 seconds. In the workspace that is an operator's editor, and init's
-/// child that is to execute a program of it.
+/// The commands of fcntl(2), without `F_SETLEASE` (1024) and `F_SETDELEG` (1040): opening a file under a
+/// lease waits for the lease's holder, up to 45 seconds. In the workspace an operator's editor would wait,
+/// and init's child that is to execute a program of it.
 pub(super) const FCNTL: &[&[Condition]] = &[
     &[none_of(1, !15)],   // descriptors, flags, locks, owner and signal
     &[bits(1, !1, 16)],   // F_GETOWN_EX, F_GETOWNER_UIDS
@@ -186,18 +186,19 @@ pub(super) const PRCTL: &[&[Condition]] = &[
     &[is(0, libc::PR_CAP_AMBIENT as u32), is(1, libc::PR_CAP_AMBIENT_IS_SET as u32)],
 ];
 
-/// The ordinary personality, and the question. Never without address randomisation: by it executions are told
-/// apart (`init::image`), and debuggers, which ask for it, go on when they don't get it.
+/// Sets the ordinary personality, or reads it. Address randomisation can't be switched off: executions are
+/// told apart by it (`init::image`), and debuggers, which ask to switch it off, go on without.
 pub(super) const PERSONALITY: &[&[Condition]] = &[&[is(0, 0)], &[is(0, u32::MAX)]];
 
-/// Programs may shut themselves in further; a listener would let one play kernel to a program that policy
-/// trusts.
+/// Programs may confine themselves further. No listener: with it a program could answer, in the kernel's
+/// place, the system calls of a program that policy trusts.
 pub(super) const SECCOMP: &[&[Condition]] = &[
     &[is(0, 1), none_of(1, 1 << 3)], // SECCOMP_SET_MODE_FILTER without NEW_LISTENER
     &[is(0, 2)],                     // SECCOMP_GET_ACTION_AVAIL
 ];
 
-/// Oneself only: Landlock has no say in prlimit(2), and with another agent's `RLIMIT_CPU` one could end it.
+/// The calling process only: Landlock doesn't govern prlimit(2), and an agent could end another by setting
+/// its `RLIMIT_CPU`.
 pub(super) const ONESELF_0: &[&[Condition]] = &[&[is(0, 0)]];
 /// Anyone but pid 1: rootless, init has the agent's user id, and must not be starved by its own child.
 pub(super) const NOT_INIT_0: &[&[Condition]] = &[&[is_not(0, 1)]];

@@ -33,7 +33,7 @@ pub struct Filter {
 /// The list cannot be compiled: a fault in the list, found by its test.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// Of the compiler.
+    /// The compiler's error.
     #[error("seccomp filter: {0}")]
     Backend(#[from] seccompiler::BackendError),
     /// This processor has no list.
@@ -69,7 +69,8 @@ impl Filter {
         Ok(Self { asks, ..Self::behind(prologue::connecting(asks), &calls, &[])? })
     }
 
-    /// A list of this kind: these calls are allowed, the deadly ones end the process, all others give EPERM.
+    /// Compiles an allow-list: these calls are allowed, the deadly ones end the process, all others give
+    /// EPERM.
     ///
     /// # Errors
     /// See [`FilterError`].
@@ -105,8 +106,8 @@ impl Filter {
         Ok(Self { program, asks: false })
     }
 
-    /// The other kind: these calls give EPERM, all others are allowed. By number alone, so that the kernel
-    /// judges an allowed call from a bitmap and never runs the program for it.
+    /// Compiles a deny-list: these calls give EPERM, all others are allowed. It judges by number alone, so
+    /// that the kernel judges an allowed call from a bitmap and never runs the program for it.
     pub(crate) fn refusing(refused: &[i64]) -> Self {
         let mut program = prologue::tables();
         program.extend(tree::answer(numbers(refused.iter()), SeccompAction::Errno(libc::EPERM as u32)));
@@ -115,7 +116,7 @@ impl Filter {
         Self { program, asks: false }
     }
 
-    /// Loads it into this thread, for good, and gives the listener of one that asks.
+    /// Loads the filter into this thread, for good; returns the listener if the filter asks.
     ///
     /// # Errors
     /// The kernel's.
@@ -154,7 +155,7 @@ impl Filter {
         self.program.len()
     }
 
-    /// Never.
+    /// Whether the program is empty, which it never is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.program.is_empty()

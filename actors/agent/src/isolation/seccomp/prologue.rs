@@ -17,7 +17,7 @@ pub(crate) const AUDIT_ARCH: u32 = 183 | 0xC000_0000;
 /// linux/unistd.h: bit 30 marks the x32 table, which shares x86_64's architecture value.
 pub(crate) const X32_BIT: u32 = 0x4000_0000;
 
-/// linux/seccomp.h.
+/// `SECCOMP_RET_USER_NOTIF` of linux/seccomp.h.
 const ASK: u32 = 0x7fc0_0000;
 
 const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -54,7 +54,7 @@ pub(super) fn tables() -> BpfProgram {
     ]
 }
 
-/// ENOSYS for what an older kernel wouldn't have either.
+/// Answers ENOSYS to calls that an older kernel wouldn't have either.
 pub(super) fn newer_than_the_list() -> BpfProgram {
     let unknown = u32::from(SeccompAction::Errno(libc::ENOSYS as u32));
     let mut program = vec![step(IF_GREATER, 0, 1, table::NEWEST), step(RETURN, 0, 0, unknown)];
@@ -64,14 +64,14 @@ pub(super) fn newer_than_the_list() -> BpfProgram {
     program
 }
 
-/// `asks`: whether connect(2) is put before init.
+/// Has init asked about connect(2) if `asks`, and refuses sends that also connect.
 pub(super) fn connecting(asks: bool) -> BpfProgram {
     let mut program = BpfProgram::new();
     if asks {
         program.extend([step(IF_EQUAL, 0, 1, libc::SYS_connect as u32), step(RETURN, 0, 0, ASK)]);
     }
     for (number, flags) in SENDS {
-        // As a kernel without TCP Fast Open says it, after which programs connect first.
+        // The error of a kernel without TCP Fast Open, after which programs connect first.
         let refused = u32::from(SeccompAction::Errno(libc::EOPNOTSUPP as u32));
         program.extend([
             step(IF_EQUAL, 0, 4, number as u32),

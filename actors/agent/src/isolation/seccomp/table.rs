@@ -33,10 +33,11 @@ pub fn calls() -> impl Iterator<Item = &'static Call> {
 }
 
 /// Calls whose arguments lie in memory, where no filter can judge them: `clone3` (flags) and `openat2`
-/// (mode). They give ENOSYS, as on an older kernel: programs then go the older way (the one that is known not
-/// to is told to, see [`crate::environment`]). Calls this new have one number on every architecture.
+/// (mode). They give ENOSYS, as on an older kernel: programs then fall back to the older call (the one
+/// program that is known not to is told to, see [`crate::environment`]). Calls this new have one number on
+/// every architecture.
 pub const UNKNOWN: &[u32] = &[435, 437];
-/// `file_setattr` of Linux 6.17: what is newer was never looked at, and gives ENOSYS.
+/// The newest call that was considered, `file_setattr` of Linux 6.17. Newer ones give ENOSYS.
 pub const NEWEST: u32 = 469;
 
 macro_rules! calls {

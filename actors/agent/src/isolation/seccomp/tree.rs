@@ -7,7 +7,7 @@
 
 use seccompiler::{BpfProgram, SeccompAction, sock_filter};
 
-/// Numbers from `start` on, up to the next segment, are the given ones or others.
+/// The numbers from `start` up to the next segment: all of them given, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segment {
     start: u32,
