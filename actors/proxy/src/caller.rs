@@ -1,11 +1,12 @@
-//! Step four of the road: who asks.
+//! Step four of the road: identifying the caller.
 //!
 //! A [`Judged`] caller is made here and nowhere else, by asking the identifier who holds the agent's end of
 //! the connection, and whether that is the process that made it. The first request asks both in one question,
-//! after its head was read; a connection that stays silent is asked about by [`Claim::watch`], so that no
-//! lender can outwait the note of its connect(2). A kept connection can change hands between two requests
-//! (fork, SCM_RIGHTS), so an answer is good for [`IDENTITY_FRESH`] only and asked for again after it. Must
-//! never fall back on an older answer when the new one is a refusal.
+//! after its head was read; a connection that stays silent is asked about by [`Claim::watch`], so that a
+//! program that means to lend its connection can't wait until the note of its connect(2) is gone. A kept
+//! connection can change hands between two requests (fork, SCM_RIGHTS), so an answer is good for
+//! [`IDENTITY_FRESH`] only and asked for again after it. Must never fall back on an older answer when the new
+//! one is a refusal.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,11 +25,12 @@ use crate::limits::{HOLDER_LOOK, IDENTITY_FRESH, MAKER_ASKED_WITHIN, MAX_UNTOLD_
 use crate::relay::Stop;
 use crate::tracker::{Place, TooMany};
 
-/// At which age an answer is asked for anew beside a request that still may use it: what a look takes fits
-/// the rest.
+/// Age at which an answer is renewed in the background, while requests may still use it: the time that is
+/// left of [`IDENTITY_FRESH`] is enough for a look.
 const RENEWED_AFTER: Duration = Duration::from_millis(IDENTITY_FRESH.as_millis() as u64 * 3 / 4);
 
-/// Who can say which program holds a connection. [`Identities`] does; tests bring their own.
+/// Finds out which program holds a connection. [`Identities`] is the real implementation; tests bring their
+/// own.
 pub trait Identify: Send + Sync + 'static {
     /// The caller that holds the agent's end: `client` is its address, `local` is ours.
     fn identify(
@@ -38,22 +40,24 @@ pub trait Identify: Send + Sync + 'static {
         look: Look,
     ) -> BoxFuture<'_, Result<Caller, Unjudged>>;
 
-    /// Whether anybody has the agent's end open still, were it only to read; also where that can't be told.
+    /// Whether the agent's end is still open, even if only for reading. Also true if that can't be
+    /// determined.
     fn is_open(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, bool>;
 
-    /// Whether connections are noted as they are made, as far as is known: only then may a first look wait.
+    /// Whether makers of connections are recorded at their connect(2), as far as is known: only then may a
+    /// first look wait.
     fn notes_makers(&self) -> bool;
 }
 
-/// The real one: the identifier, and where a changed binary is told.
+/// The real implementation: the identifier, and a function that is called for each changed binary.
 pub struct Identities {
     identifier: Identifier,
     changed: Box<dyn Fn(&Changed) + Send + Sync>,
 }
 
 impl Identities {
-    /// `changed` is told of each binary that is not what it was at first use (audit record, event). Must not
-    /// block.
+    /// `changed` is called with each binary that is not what it was at first use (audit record, event). Must
+    /// not block.
     pub fn new(identifier: Identifier, changed: impl Fn(&Changed) + Send + Sync + 'static) -> Self {
         Self { identifier, changed: Box::new(changed) }
     }
@@ -88,19 +92,19 @@ impl Identify for Identities {
     }
 }
 
-/// Why there is no caller. Either way, what was asked is refused.
+/// Why the caller could not be established. In each case the request is refused.
 #[derive(Debug, Clone)]
 pub enum Unjudged {
-    /// Who holds the connection is known, and may not.
+    /// The holder is known and may not use the connection, but no path can be reported for it.
     Another(Denial),
-    /// The same, of a program whose path can be told.
+    /// The holder is known and may not use the connection.
     Named {
-        /// Why it may not.
+        /// Why it may not use the connection.
         denial: Denial,
-        /// The path.
+        /// The program's path.
         program: Arc<str>,
     },
-    /// Nobody knows who does: nobody at all, or who can't be told in time.
+    /// The holder could not be determined: there is none, or it could not be found out in time.
     Untold(Denial),
     /// The agent that the connection belongs to has too many connections open.
     TooMany(TooMany),
@@ -157,15 +161,16 @@ pub struct Claim {
     identify: Arc<dyn Identify>,
     client: SocketAddr,
     local: SocketAddr,
-    /// Nobody's until the first look; then its maker's.
+    /// Its place among all connections: no agent's until the first look, then its maker's. `None` once it is
+    /// no longer served.
     place: Mutex<Option<Place>>,
     first: OnceCell<Result<Judged, Unjudged>>,
     /// Its maker's party, once that is known.
     party: AtomicU64,
-    /// Tells that it is.
+    /// Notified when the party becomes known.
     told: Notify,
-    /// Whether code of unknown origin ran in a holder at any look: it may have spoken before its program was
-    /// executed anew, and clean.
+    /// Whether any look found code of unknown origin in a holder: that code may have sent something before
+    /// the program was executed anew, without it.
     foreign_code: AtomicBool,
     last: ArcSwapOption<(Judged, Instant)>,
     /// Whether a renewal is under way beside the requests.
@@ -192,20 +197,21 @@ impl Claim {
         }
     }
 
-    /// The same, in this place for as long as it is watched.
+    /// Gives the connection this place, for as long as it is watched.
     #[must_use]
     pub(crate) fn at(self, place: Place) -> Self {
         Self { place: Mutex::new(Some(place)), ..self }
     }
 
-    /// Whose it is, once that is known.
+    /// The maker's party; [`Party::UNKNOWN`] until that is known.
     pub(crate) fn party(&self) -> Party {
         Party(self.party.load(Ordering::Acquire))
     }
 
-    /// Whose it is, as soon as that is known: asks nobody itself, and waits for ever where nobody is told.
+    /// Waits until the maker's party is known and returns it. Starts no look itself; waits for ever if no
+    /// look succeeds.
     pub(crate) async fn known_party(&self) -> Party {
-        // Made before the look, so that what is told in between wakes it.
+        // Created before the party is read, so that a notification in between wakes it.
         let told = self.told.notified();
         if self.party() == Party::UNKNOWN {
             told.await;
@@ -218,13 +224,13 @@ impl Claim {
         self.client
     }
 
-    /// Serves the connection, and establishes meanwhile who made it: before a byte of it is read where nobody
-    /// notes that as it happens (a program could speak and then lend its words another's name), else when no
-    /// request has asked within [`MAKER_ASKED_WITHIN`].
+    /// Serves the connection, and establishes who made it. If makers are not recorded, that comes before a
+    /// byte is read: a program could send something and then hand the connection to another, which would be
+    /// taken for the sender. Else it comes after [`MAKER_ASKED_WITHIN`], if no request has asked by then.
     ///
     /// # Errors
-    /// Its maker has too many: it is served no more, whatever was going on, so that nobody holds more places
-    /// by saying nothing.
+    /// The maker's agent has too many connections. This one is no longer served, whatever was going on, so
+    /// that no agent holds more places by staying silent.
     pub(crate) async fn watch(&self, serving: impl Future<Output = ()>) -> Result<(), TooMany> {
         let _place = Placed(self);
         if !self.identify.notes_makers() {
@@ -248,7 +254,7 @@ impl Claim {
     async fn establish(&self) -> Result<(), TooMany> {
         match self.first.get_or_init(|| self.ask_first()).await {
             Err(Unjudged::TooMany(too_many)) => Err(*too_many),
-            // Any other refusal is told to each request.
+            // Any other refusal is the answer to each request.
             _ => Ok(()),
         }
     }
@@ -270,17 +276,17 @@ impl Claim {
         let mut caller = self.identify.identify(self.client, self.local, look).await?;
         caller.foreign_code |= self.foreign_code.fetch_or(caller.foreign_code, Ordering::Relaxed);
         if let Some(Ok(first)) = self.first.get() {
-            // Whoever made it has it on their account, whoever speaks on it.
+            // The connection is its maker's, whichever program uses it.
             caller.party = first.party;
         }
         Ok(Judged(Arc::new(caller)))
     }
 
-    /// The caller now: the one that made the connection, still.
+    /// Returns the current caller, which must still be the program that made the connection.
     ///
     /// # Errors
-    /// The identifier's denial, or that the connection has changed hands since it was made. Neither passes
-    /// again.
+    /// The identifier's denial, or that the connection has changed hands since it was made. A refusal of the
+    /// first look stays for good; after a later one the next request asks anew.
     pub async fn judged(self: &Arc<Self>) -> Result<Judged, Unjudged> {
         let (mut asked, begun) = (false, Instant::now());
         let first = self.first.get_or_init(|| {
@@ -289,8 +295,8 @@ impl Claim {
         });
         let first = first.await.clone()?;
         if asked {
-            // Who held it as this request stood there. What was found before its head is fresh for no
-            // request.
+            // This look found who held the connection when this request was there. A look from before the
+            // first request's head ([`Self::watch`]) counts as fresh for no request.
             self.last.store(Some(Arc::new((first.clone(), begun))));
             return Ok(first);
         }
@@ -306,13 +312,13 @@ impl Claim {
         self.renew(&first).await
     }
 
-    /// Whether anybody has the agent's end open still; also where that can't be told.
+    /// Whether the agent's end is still open. Also true if that can't be determined.
     pub(crate) async fn is_open(&self) -> bool {
         self.identify.is_open(self.client, self.local).await
     }
 
     /// Resolves when another program is seen to hold the connection while bytes pass (`moves` changes); for
-    /// bytes that nobody judges one by one. One look that can't find the holder stops nothing, since another
+    /// bytes that aren't judged one by one. One look that can't find the holder stops nothing, since another
     /// agent may have caused that. After [`MAX_UNTOLD_LOOKS`] of them in a row `hold(Some(denial))` stops all
     /// bytes, until a look succeeds and `hold(None)` is called. Also resolves when the client closes its end
     /// while bytes are held.
@@ -330,12 +336,13 @@ impl Claim {
             }
             before = now;
             match self.judged().await {
-                // Who has too many is told so, and ended, by whoever watches the connection.
+                // If the agent has too many connections, `watch` ends this one.
                 Ok(_) | Err(Unjudged::TooMany(_)) => {
                     untold = 0;
                     if held {
                         hold(None);
-                        // Whatever was held is polled with this, and maybe before.
+                        // What was held is polled in the same task, maybe before this: have the task polled
+                        // once more.
                         tokio::task::yield_now().await;
                     }
                 }
@@ -357,8 +364,8 @@ impl Claim {
         }
     }
 
-    /// Asks anew before the last answer is too old for the next request, which then needn't wait. A refusal
-    /// leaves no answer: the next request asks itself.
+    /// Renews the last answer in the background before it is too old, so that the next request needn't wait.
+    /// A refusal leaves no answer: the next request asks itself.
     fn renew_ahead(self: &Arc<Self>) {
         if self.renewing.swap(true, Ordering::Relaxed) {
             return;
@@ -372,8 +379,8 @@ impl Claim {
         });
     }
 
-    /// One look at a time, so that an older answer never comes after a newer one; who waited takes what was
-    /// begun since.
+    /// Asks for the caller anew. One look at a time, so that an older answer never replaces a newer one; a
+    /// call that waited takes an answer that was begun since.
     async fn renew(&self, first: &Judged) -> Result<Judged, Unjudged> {
         let since = Instant::now();
         let _turn = self.turn.lock().await;
@@ -382,7 +389,7 @@ impl Claim {
         }
         let begun = Instant::now();
         let asked = self.ask(Look::Again).await;
-        // Its program, that is: ancestors end, and the policy judges those that are left.
+        // Only the program has to be the same: ancestors may exit, and the policy judges those that are left.
         let now = asked.and_then(|now| match now.executable == first.executable {
             true => Ok(now),
             false => Err(Unjudged::Named {
@@ -390,13 +397,13 @@ impl Claim {
                 program: now.executable.path.clone(),
             }),
         });
-        // As old as the question: the look was later.
+        // Dated by when the look was begun: what it saw is newer.
         self.last.store(now.as_ref().ok().map(|now| Arc::new((now.clone(), begun))));
         now
     }
 }
 
-/// Gives a connection's place back when it is served no more, whoever still holds its claim.
+/// Gives a connection's place back when it is no longer served, even if its claim is still held.
 struct Placed<'a>(&'a Claim);
 
 impl Drop for Placed<'_> {

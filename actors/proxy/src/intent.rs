@@ -22,12 +22,13 @@ use crate::strict::head::decimal;
 /// The name that leads to the gateway, on any listener, and never out.
 pub const INFERENCE_HOST: &str = crate::guard::INFERENCE_NAME;
 
-/// Where on the way in a request was read.
+/// The kind of connection that a request was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// The explicit proxy's listener: CONNECT and absolute form.
     Explicit,
-    /// A captured connection to an address that says nothing of its name: `Host` does, for each request.
+    /// A captured connection to an address that stands for no name: the `Host` of each request names its
+    /// destination.
     Claimed {
         /// The port that was connected to.
         port: u16,
@@ -42,7 +43,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Where every request goes that is read here, whatever it says, if that is one place.
+    /// The destination of all requests that are read here, whatever they name, if there is only one.
     pub(crate) fn leads_to(&self) -> Option<&Destination> {
         match self {
             Self::Fixed { destination, .. } => Some(destination),
@@ -76,19 +77,19 @@ pub enum Ask {
 pub struct Exchange {
     /// The method token as sent.
     pub method: Method,
-    /// What is judged and what is sent. Made with `%2F` let through; who judges must look at
+    /// The path that is judged and sent. It may contain `%2F`: code that judges it must check
     /// [`CanonicalPath::has_encoded_slash`].
     pub path: CanonicalPath,
-    /// What is judged and what is sent.
+    /// The query that is judged and sent.
     pub query: Query,
     /// A WebSocket handshake: RFC 6455's over HTTP/1, RFC 8441's over HTTP/2. Both are a GET to the policy
     /// and to upstream.
     pub websocket: bool,
-    /// Whether it goes on over TLS.
+    /// Whether it is sent on over TLS.
     pub tls: bool,
-    /// Its body, where that was read to be judged.
+    /// Its body, if that was read to be judged.
     pub judged: Option<crate::protocol::Judged>,
-    /// What else it names.
+    /// What its headers ask for besides its method and path.
     pub seconds: Box<[Second]>,
 }
 
@@ -99,7 +100,7 @@ impl Exchange {
         !self.seconds.is_empty() || policy::names_another_method(&self.query, self.method.as_str())
     }
 
-    /// Hands over what the policy judges of it, by this method.
+    /// Calls `judge` with what the policy judges of it, under this method.
     fn facts<T>(&self, method: &Method, judge: impl FnOnce(&policy::RequestFacts<'_>) -> T) -> T {
         let with = |content: policy::Content<'_>| {
             judge(&policy::RequestFacts {
@@ -116,9 +117,8 @@ impl Exchange {
         }
     }
 
-    /// Asks the policy whether all of it may be done at `to`. Where no endpoint inspects, the policy lets
-    /// every request through, and what else it names isn't asked about: the destination was all there is to
-    /// say.
+    /// Asks the policy whether all that it asks for may be done at `to`. Where no endpoint inspects, the
+    /// policy lets every request through, whatever else it names: only the destination was to be judged.
     ///
     /// # Errors
     /// The policy's denial.
@@ -177,8 +177,8 @@ impl Intent {
         }
     }
 
-    /// Where a request leads that has no intent, as far as it says so in a form that can be read: for the
-    /// answer and the record alone.
+    /// The destination of a request that has no valid intent, if it can be read. For the answer and the
+    /// record only.
     pub(crate) fn place(scope: &Scope, parts: &Parts) -> Option<Destination> {
         match scope {
             Scope::Fixed { destination, .. } => Some(destination.clone()),
@@ -194,12 +194,12 @@ impl Intent {
         }
     }
 
-    /// The intent of a connection that was made to an address: a tunnel to what that stands for.
+    /// The intent of a captured connection: a tunnel to the destination that its address stands for.
     pub(crate) fn captured(destination: Destination) -> Self {
         Self { destination, ask: Ask::Tunnel }
     }
 
-    /// Where it is to go.
+    /// The destination.
     pub fn destination(&self) -> &Destination {
         &self.destination
     }
@@ -235,7 +235,7 @@ impl From<AuthorityError> for Refusal {
     }
 }
 
-/// Where an absolute target leads.
+/// The destination of an absolute target.
 fn target(parts: &Parts, default_port: Option<u16>) -> Result<Destination, Refusal> {
     let text = parts.uri.authority().ok_or(AuthorityError::NotPlain)?;
     Ok(Destination::of_authority(text.as_str(), default_port)?)
@@ -253,7 +253,8 @@ fn claimed(parts: &Parts, port: u16) -> Result<Destination, Refusal> {
     Ok(Destination { host, port })
 }
 
-/// HTTP/1 heads are judged before they get here; HTTP/2 has its own way to bring two names or a stray field.
+/// Checks what is judged for HTTP/1 before it gets here: HTTP/2 has its own ways to bring two names or a
+/// stray field.
 fn one_host_header(parts: &Parts) -> Result<(), Refusal> {
     if parts.headers.len() > MAX_HEADERS {
         return Err(Violation::TooLarge.into());
@@ -264,7 +265,7 @@ fn one_host_header(parts: &Parts) -> Result<(), Refusal> {
     if parts.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return bad("Content-Length stands twice");
     }
-    // It goes on as it came, to servers of HTTP/1 too: `0005` is no number there, or eight by eight.
+    // It is sent on as it came, to HTTP/1 servers, too: some refuse `0005` or read it as octal.
     let length = parts.headers.get(header::CONTENT_LENGTH);
     if length.is_some_and(|length| decimal(length.as_bytes()).is_none()) {
         return Err(Violation::ContentLength.into());
@@ -282,8 +283,8 @@ fn one_host_header(parts: &Parts) -> Result<(), Refusal> {
     }
 }
 
-/// The names in the request are those of the tunnel. A missing port means the tunnel's: it can't go
-/// elsewhere.
+/// Checks that the names in the request are those of the tunnel. A missing port means the tunnel's: the
+/// request can't go elsewhere.
 fn agrees(parts: &Parts, destination: &Destination, tls: bool) -> Result<(), Refusal> {
     let host_header = match parts.headers.get(header::HOST) {
         Some(value) => match value.to_str() {
@@ -319,15 +320,15 @@ fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
     let websocket = websocket(parts)?;
     let method = if websocket { Method::GET } else { parts.method.clone() };
     if method.as_str() == WEBSOCKET_TEXT {
-        // What rules call a WebSocket's messages; a request of that name would be taken for one.
+        // Rules name WebSocket messages by this method; a request with it would be taken for one.
         return Err(Refusal::BadRequest(format!("{WEBSOCKET_TEXT} is no method of a request")));
     }
     let seconds = second::named_in(&parts.headers, method.as_str(), &path);
     Ok(Exchange { method, path, query, websocket, tls, judged: None, seconds })
 }
 
-/// Whether a request is HTTP/2's CONNECT for a protocol (RFC 8441 section 4): with a path, so no tunnel.
-/// WebSocket is the one that is spoken.
+/// Whether a request is HTTP/2's CONNECT for a protocol (RFC 8441 section 4): it has a path, so it is no
+/// tunnel. WebSocket is the only protocol supported.
 fn extended(parts: &Parts) -> Result<bool, Refusal> {
     match parts.extensions.get::<Protocol>() {
         None => Ok(false),
@@ -336,8 +337,8 @@ fn extended(parts: &Parts) -> Result<bool, Refusal> {
     }
 }
 
-/// A WebSocket handshake must be a whole one; any other upgrade is an ordinary request whose fields are
-/// stripped.
+/// Whether a request is a WebSocket handshake, which must be complete; any other upgrade is an ordinary
+/// request whose fields are stripped.
 fn websocket(parts: &Parts) -> Result<bool, Refusal> {
     let thirteen = parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
     if extended(parts)? {

@@ -4,8 +4,8 @@
 //! destination ─┬─ loopback of the host, or in `no_proxy` ─▶ Straight: the judged address is dialled
 //!              └─ everything else ────────────────────────▶ Through: CONNECT host:port, never around it
 //! ```
-//! The proxy's own address is the operator's word and no guard's matter. A proxy that fails is told by name;
-//! nothing is ever dialled past it. Who resolves names is said by [`Resolve`].
+//! The proxy's own address is set by the operator and not judged by the guard. If the proxy fails, the error
+//! names it; nothing is ever dialled around it. [`Resolve`] says who resolves names.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use crate::guard::{Connected, HOST_NAME, JudgedAddr, Lookup, MAX_ATTEMPTS, NEVER
 use crate::limits::{DIAL_DEADLINE, MAX_PROXY_HEAD_BYTES};
 use crate::trusted;
 
-/// Who turns names into addresses.
+/// Who resolves names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resolve {
@@ -68,7 +68,7 @@ impl fmt::Display for UpstreamProxy {
 pub enum Exempt {
     /// This name alone.
     Name(DomainName),
-    /// Every name below this one (`.corp.example`), not itself.
+    /// Every name below this one (written `.corp.example`), not the name itself.
     Below(DomainName),
     /// Addresses: a network, or one address.
     Net(IpNet),
@@ -78,7 +78,7 @@ impl Exempt {
     /// Reads `name`, `.suffix`, `10.0.0.0/8` or an address.
     ///
     /// # Errors
-    /// What to write instead.
+    /// Says what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!("'{text}' is no host name, no `.suffix`, no address and no network such as 10.0.0.0/8")
@@ -128,7 +128,7 @@ impl UpstreamProxy {
         Self { host, port, authorization: credential.map(basic), exempt, resolve, lookup }
     }
 
-    /// A tunnel to `to`.
+    /// Opens a tunnel to `to`.
     async fn tunnel(&self, to: &Destination) -> Result<TcpStream, Failure> {
         let mut stream = trusted::tcp(&*self.lookup, &self.host, self.port).await.map_err(Failure::Dead)?;
         let mut head =
@@ -149,7 +149,7 @@ impl UpstreamProxy {
     }
 }
 
-/// The head of the proxy's answer. What follows it is the tunnel's, and stays in the socket.
+/// Reads the head of the proxy's answer. What follows belongs to the tunnel and stays in the socket.
 async fn answer(stream: &mut TcpStream) -> Result<Vec<u8>, Failure> {
     const END: &[u8] = b"\r\n\r\n";
     let mut head = Vec::new();
@@ -161,13 +161,13 @@ async fn answer(stream: &mut TcpStream) -> Result<Vec<u8>, Failure> {
         }
         let before = head.len();
         head.extend_from_slice(ahead.get(..seen).unwrap_or_default());
-        // The end may begin in what was taken before.
+        // The end marker may begin in bytes that were taken earlier.
         let from = before.saturating_sub(END.len() - 1);
         let end = head.get(from..).and_then(|new| new.windows(END.len()).position(|w| w == END));
         let whole = end.map(|at| from + at + END.len());
         head.truncate(whole.unwrap_or(head.len()));
         let taken = head.len() - before;
-        // What was looked at is there to be read.
+        // Bytes that were peeked at can be read without waiting.
         stream.read_exact(ahead.get_mut(..taken).unwrap_or_default()).await.map_err(Failure::Dead)?;
         if whole.is_some() {
             return Ok(head);
@@ -183,7 +183,8 @@ fn status(head: &[u8]) -> Option<u16> {
     matches!(answer.parse(head), Ok(httparse::Status::Complete(_))).then_some(answer.code).flatten()
 }
 
-/// Why there is no tunnel. Holds none of the proxy's words: they may repeat what it was sent.
+/// Why there is no tunnel. Holds no text of the proxy's: that may repeat what it was sent, the credential
+/// too.
 #[derive(Debug)]
 enum Failure {
     Dead(std::io::Error),
@@ -204,7 +205,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Every way out of this process. Cheap to clone.
+/// Decides how each destination is reached. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Routes(Option<Arc<UpstreamProxy>>);
 
@@ -218,12 +219,12 @@ pub enum Route {
 }
 
 impl Routes {
-    /// Everything goes through this proxy but what it exempts.
+    /// Routes everything through this proxy, except what it exempts.
     pub fn through(proxy: UpstreamProxy) -> Self {
         Self(Some(Arc::new(proxy)))
     }
 
-    /// The way to a host of which only the name is known so far; a literal address is known whole.
+    /// The route to a host before its name is resolved; for a literal address it is final.
     pub(crate) fn to(&self, host: &Host) -> Route {
         let Some(proxy) = &self.0 else { return Route::Straight };
         let straight = match host {
@@ -239,12 +240,12 @@ impl Routes {
 }
 
 impl Route {
-    /// Whether this machine turns names into addresses on this way.
+    /// Whether this machine resolves names on this route.
     pub(crate) fn resolves_here(&self) -> bool {
         !matches!(self, Self::Through(proxy) if proxy.resolve == Resolve::Proxy)
     }
 
-    /// The way now that all addresses are known: straight if each is exempt.
+    /// The route once all addresses are known: straight if each of them is exempt.
     pub(crate) fn given(self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         let Self::Through(proxy) = &self else { return self };
         let mut addresses = addresses.into_iter().peekable();
@@ -257,7 +258,7 @@ impl Route {
 /// Opens a tunnel to `to` through the proxy; `judged` are its addresses, where this machine knows them.
 ///
 /// # Errors
-/// That the proxy is dead, slow or refuses, by its name.
+/// The proxy is dead, slow or refuses; the error names it.
 pub(crate) async fn through(
     proxy: &UpstreamProxy,
     to: &Destination,
@@ -277,7 +278,8 @@ pub(crate) async fn through(
     }
 }
 
-/// By one address after the other, IPv4 first: what the proxy's own network has can't be told from here.
+/// Tries one address after the other, IPv4 first: which families the proxy's own network has can't be known
+/// here.
 async fn pinned(proxy: &UpstreamProxy, judged: &[JudgedAddr]) -> Result<Connected, Failure> {
     let (v4, v6): (Vec<&JudgedAddr>, Vec<&JudgedAddr>) =
         judged.iter().partition(|judged| judged.addr().is_ipv4());
@@ -286,7 +288,7 @@ async fn pinned(proxy: &UpstreamProxy, judged: &[JudgedAddr]) -> Result<Connecte
         let to = Destination { host: Host::Addr(judged.addr().ip()), port: judged.addr().port() };
         match proxy.tunnel(&to).await {
             Ok(stream) => return Ok(Connected { stream, reached: Reached::Address(*judged) }),
-            // Another address changes nothing about these.
+            // These fail with any other address, too.
             Err(failure @ (Failure::Dead(_) | Failure::Credential { .. })) => return Err(failure),
             Err(failure) => last = failure,
         }
@@ -294,7 +296,7 @@ async fn pinned(proxy: &UpstreamProxy, judged: &[JudgedAddr]) -> Result<Connecte
     Err(last)
 }
 
-/// Names that stand for something within a network, by their last label; those of the root zone are others.
+/// Suffixes of names that are internal to a network; none of them is a top-level domain of the root zone.
 const INTERNAL: [&str; 9] =
     ["internal", "local", "lan", "home", "corp", "intranet", "private", "localdomain", "home.arpa"];
 /// Names of services that hand out a machine's keys. No rule allows them.
@@ -306,11 +308,11 @@ const METADATA: [&str; 5] = [
     "metadata.tencentyun.com",
 ];
 
-/// Judges a name whose addresses nobody here will see.
+/// Judges a name whose addresses this machine won't see.
 ///
 /// # Errors
-/// A denial of the guard: it is internal by its name and no entry names it exactly, or the entry's addresses
-/// can't be compared.
+/// A denial of the guard: the name is of a metadata service, or is internal and no entry names it exactly, or
+/// the entry lists addresses, which can't be compared.
 pub(crate) fn judge_unresolved(name: &DomainName, rule: &AddressRule) -> Result<(), Denial> {
     let denied = |detail: String, hint: Option<&str>| {
         Err(Denial { layer: Layer::Ssrf, detail, policy: None, hint: hint.map(str::to_owned) })

@@ -1,5 +1,5 @@
-//! The redactor actor: owns the pumps of all streams. Streams, their journals and how far each came live
-//! above it, so its death delays output and neither loses, repeats nor shows raw any of it.
+//! The redactor actor: owns the pumps of all streams. Streams, their journals and how far each has come live
+//! above it, so its death delays output, but loses, repeats or shows raw none of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::shared::SharedRedactor;
 #[derive(Debug, Default)]
 pub struct RedactorActor;
 
-/// What it is told. While it is down, messages are dropped: none carries anything that matters.
+/// Messages to the actor. While it is down they are dropped: none carries anything that matters.
 #[derive(Debug)]
 pub enum Msg {
     /// The pumps ended, because one of them panicked. Sent by their task; dropped when the actor is down
@@ -26,18 +26,18 @@ pub enum Msg {
     InjectPanic,
 }
 
-/// What it works on; all of it outlives it.
+/// What the actor works on; all of it outlives the actor.
 #[derive(Clone)]
 pub struct RedactorArguments {
     /// All streams.
     pub streams: Streams,
     /// The redactor in force.
     pub redactor: SharedRedactor,
-    /// Told of what is masked.
+    /// Notified of what is masked.
     pub observer: SharedObserver,
 }
 
-/// How it fails.
+/// Why the actor fails.
 #[derive(Debug, Error)]
 enum Failure {
     #[error("a pump panicked")]

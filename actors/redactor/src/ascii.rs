@@ -1,5 +1,5 @@
-//! JSON text in pure ASCII: what a hostile program wrote can then move no terminal's cursor, C1 controls and
-//! bidirectional marks included, whoever prints the line. Works on finished JSON text only.
+//! JSON text in pure ASCII: whichever program prints the line, what a hostile program wrote then can't move a
+//! terminal's cursor, by C1 controls and bidirectional marks either. Works on finished JSON text only.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

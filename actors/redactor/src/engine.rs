@@ -12,8 +12,8 @@ use crate::pass::Pass;
 use crate::secret::{Redacted, Secret};
 use crate::tokens::{End, TAIL_MIN};
 
-/// The most that can ever be held back, in bytes: the longest format or known piece plus one overlap.
-/// Whoever keeps the window must be able to keep this much.
+/// Most bytes that can ever be held back: the longest format or known piece plus one overlap. The caller must
+/// be able to keep a window of this size.
 pub const HOLD_MAX: usize = 24 * 1024;
 /// Longest kind shown in a mark.
 const KIND_MAX: usize = 64;
@@ -21,12 +21,12 @@ const KIND_MAX: usize = 64;
 /// Why a redactor could not be made.
 #[derive(Debug, Error)]
 pub enum RedactorError {
-    /// The secrets, in all their forms, are more than the search is made for.
+    /// The secrets, in all their forms, take more bytes than the search allows.
     #[error(
         "the secrets take {bytes} bytes in all their forms, the limit is {limit}: give fewer or smaller ones"
     )]
     TooManySecrets {
-        /// What they take.
+        /// Bytes that they take.
         bytes: usize,
         /// The limit.
         limit: usize,
@@ -36,7 +36,7 @@ pub enum RedactorError {
     Build(String),
 }
 
-/// What the bytes before the window mean for it.
+/// What a pass must know of the bytes before the window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Context {
     /// The byte just before the window. `None`, the default, is the beginning of a text; after a crash, when
@@ -65,7 +65,7 @@ pub struct Hit {
     pub bytes: usize,
 }
 
-/// What a window turned into.
+/// The result of one pass over a window.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan {
     /// What may be shown.
@@ -95,7 +95,7 @@ impl Redactor {
     /// Secrets shorter than [`crate::SECRET_MIN`] bytes are not searched for; see [`Self::ignored`].
     ///
     /// # Errors
-    /// When the secrets are more than the search is made for.
+    /// When the secrets take more bytes than the search allows.
     pub fn new<N: AsRef<str>>(secrets: impl IntoIterator<Item = (N, Secret)>) -> Result<Self, RedactorError> {
         let secrets: Vec<_> =
             secrets.into_iter().map(|(name, secret)| (Arc::from(kind_of(name.as_ref())), secret)).collect();
@@ -117,7 +117,7 @@ impl Redactor {
         self.redact_telling(text).0
     }
 
-    /// As [`Self::redact`], and what was masked.
+    /// As [`Self::redact`]; also returns what was masked.
     pub fn redact_telling(&self, text: &str) -> (Redacted<String>, Vec<Hit>) {
         let scan = self.scan(text.as_bytes(), End::Complete);
         // Marks are ASCII and masked places begin and end at ASCII bytes or at a secret's own bounds, so this
@@ -153,10 +153,10 @@ impl Redactor {
         Pass::new(self, context, window, end).run()
     }
 
-    /// What may be shown of a held tail after a silence: a tail too short to tell anything is released,
-    /// though it stays undecided: it is shown (`Scan::held` bytes of the window are, from now on) and not
-    /// consumed, so that the rest of a secret that goes on after the silence is masked all the same. `None`:
-    /// it waits.
+    /// What may be shown of a held tail after a silence. A tail that is too short to reveal anything is
+    /// released, but stays undecided: it is shown (`Scan::held` bytes of the window are, from now on) and not
+    /// consumed, so that if a secret goes on after the silence, its rest is still masked. `None`: the tail
+    /// waits.
     #[must_use]
     pub fn release(&self, context: Context, tail: &[u8]) -> Option<Scan> {
         if tail.len() >= TAIL_MIN || tail.len() <= context.shown {

@@ -21,13 +21,13 @@ const DOTTED: Class = Class::ranges(b"azAZ09__--..");
 const BASE64: Class = Class::ranges(b"azAZ09++//==");
 /// token68 of RFC 7235.
 const TOKEN68: Class = Class::ranges(b"azAZ09--..__~~++//==");
-/// token68 without what names in programs have in them.
+/// token68 without `.`, `~` and `/`, which names in programs have in them.
 const PLAIN: Class = Class::ranges(b"azAZ09--__++==");
 /// Between a name and its value in headers, JSON, YAML, shell and ini files.
 const SEPARATOR: Class = Class::ranges(b"  \t\t\"\"''::==\\\\");
 /// A user name in a URL's authority.
 const URL_USER: Class = Class::ranges(b"azAZ09--..__~~%%!!$$&&''()**++,,;;==");
-/// A password there: anything but what ends it, or a mask put there before.
+/// A password there: all bytes except those that end it, or that begin a mask put there before.
 const URL_PASSWORD: Class = Class::ranges(b"!!$.0;==AZ^~");
 
 /// Longest single-part token taken as one.
@@ -60,7 +60,7 @@ const fn value(
     Format { kind, prefixes, steps, mask_from, left: Left::Any, cut_short }
 }
 
-/// One whose prefix may begin an ordinary word.
+/// A format whose prefix may begin an ordinary word.
 const fn wordlike(kind: &'static str, prefixes: &'static [&'static [u8]], steps: &'static [Step]) -> Format {
     Format { kind, prefixes, steps, mask_from: 0, left: Left::NotToken, cut_short: CutShort::Show }
 }
@@ -98,7 +98,7 @@ pub(crate) static FORMATS: &[Format] = &[
     wordlike("fireworks-key", &[b"fw_"], &[run(ALNUM, 22)]),
     wordlike("elevenlabs-key", &[b"sk_"], &[exactly(HEX, 48), Step::NotNext(WORD)]),
     token("langsmith-key", &[b"lsv2_pt_", b"lsv2_sk_"], &[run(WORD, 32)], Left::NotToken),
-    // What agents search the web, and run code elsewhere, with.
+    // Services with which agents search the web and run code elsewhere.
     token("tavily-key", &[b"tvly-"], &[run(URLSAFE, 20)], Left::NotToken),
     wordlike("firecrawl-key", &[b"fc-"], &[exactly(HEX, 32), Step::NotNext(ALNUM)]),
     wordlike("brave-key", &[b"BSA"], &[Step::Run { class: URLSAFE, min: 24, max: 40, digit: true }]),
@@ -219,7 +219,7 @@ pub(crate) static FORMATS: &[Format] = &[
         &[run(URLSAFE, 16), Step::Literal(b"."), run(URLSAFE, 32)],
         Left::NotToken,
     ),
-    // The first part is the bot's number in base64: so it begins.
+    // The first part is the bot's number in base64, which begins with one of these.
     wordlike(
         "discord-token",
         &[b"MT", b"Mj", b"Mz", b"ND", b"NT", b"Nj", b"Nz", b"OD", b"OT"],
@@ -293,7 +293,7 @@ pub(crate) static FORMATS: &[Format] = &[
         &[Step::PemBody { max: PEM_MAX }],
         Left::Any,
     ),
-    // As long as tokens are: what stands in their place in texts about them (`Bearer TOKEN`,
+    // Only what is as long as tokens are: what stands in their place in texts about them (`Bearer TOKEN`,
     // `cofferdam:cred:NAME`) is shorter.
     value(
         "authorization",
@@ -310,7 +310,8 @@ pub(crate) static FORMATS: &[Format] = &[
         3,
         CutShort::Mask,
     ),
-    // Without a scheme it may be anything, a program's text too: no dot and no slash, as in what it calls.
+    // Without a scheme it may be anything, the text of a program, too. So it has no dot and no slash, as
+    // names that a program calls have.
     value(
         "authorization",
         &[b"Authorization", b"authorization", b"AUTHORIZATION"],

@@ -49,7 +49,8 @@ const PATH: &AsciiSet = &STRICT
     .remove(b';')
     .remove(b'=');
 
-/// Every form of one secret, pieces of long ones included, and how much of each may be found out for nothing.
+/// Returns every form of one secret, long ones in pieces, each with the number of its first bytes that may be
+/// found out without being counted as a guess ([`public`]).
 pub(crate) fn forms_of(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
     let mut forms = Vec::new();
     // A trailing newline belongs to the file it came from, not to the secret.
@@ -58,7 +59,7 @@ pub(crate) fn forms_of(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
         return forms;
     }
     let mut told = public::told(trimmed);
-    // No character is cut in two: a spelling is one of characters.
+    // No character is cut in two: a form is made of whole characters.
     while trimmed.get(told).is_some_and(|byte| byte & 0xc0 == 0x80) {
         told += 1;
     }
@@ -71,8 +72,8 @@ pub(crate) fn forms_of(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
     forms
 }
 
-/// A text in every form, and from what length on each is searched for. There are always as many, in the same
-/// order; of what begins a text each is the beginning of the text's.
+/// Returns a text in every form, each with the length from which on it is searched for. Number and order of
+/// the forms never change, and each form of a text's beginning is the beginning of the text's form.
 fn spellings(text: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
     let mut forms = Vec::new();
     let mut push = |form: Vec<u8>, min: usize| forms.push((Zeroizing::new(form), min));
@@ -103,11 +104,11 @@ fn spellings(text: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
 fn pieces(form: &[u8], told: usize, into: &mut Vec<(Zeroizing<Vec<u8>>, usize)>) {
     let (mut rest, mut told) = (form, told);
     while rest.len() > PIECE_MAX {
-        // No last piece that is so short that it stands in other texts, too.
+        // The last piece must not be so short that it stands in other texts, too.
         let cut = if rest.len() < 2 * PIECE_MAX { rest.len() / 2 } else { PIECE_MAX };
         let (piece, left) = rest.split_at(cut);
         into.push((Zeroizing::new(piece.to_vec()), told));
-        // Nothing of what stands there is public.
+        // Nothing in the further pieces is public.
         (rest, told) = (left, public::MOST);
     }
     into.push((Zeroizing::new(rest.to_vec()), told));
@@ -122,7 +123,7 @@ fn json_forms(secret: &[u8]) -> [Vec<u8>; 5] {
     let slashed = plain.replace('/', "\\/");
     let ascii = crate::ascii::escape_json(&plain).into_owned();
     let go = escaped(&plain, |c| matches!(c, '&' | '<' | '>'), |code| format!("\\u{code:04x}"));
-    // It has no short form of a quotation mark.
+    // .NET has no short escape for a quotation mark.
     let dotnet = plain.replace("\\\"", "\"");
     let dotnet = escaped(
         &dotnet,
@@ -132,7 +133,7 @@ fn json_forms(secret: &[u8]) -> [Vec<u8>; 5] {
     [plain, slashed, ascii, go, dotnet].map(String::into_bytes)
 }
 
-/// With some characters written as their UTF-16 codes.
+/// Returns `text` with some characters written as their UTF-16 codes.
 fn escaped(text: &str, is_one: impl Fn(char) -> bool, write: impl Fn(u16) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,11 +1,11 @@
-//! How often somebody may have a server say how a credential might begin, and see from what comes late
-//! whether it does.
+//! Limits how often a party can have a server send a possible beginning of a credential, and see from what
+//! comes late whether it is one.
 //!
-//! A look at a stream's end tells hardly more than one bit: the end waits, or it doesn't. Of what a value's
-//! first bytes are that is told for nothing ([`public`](crate::public) says how far); beyond them each such
-//! look is counted here, right or wrong, before anything of it is to be seen. Whoever has had [`MAX_OF_ONE`],
-//! or anybody beyond [`MAX_OF_ALL`], sees no more: a sieve then holds back every stream's end, whatever it
-//! is. Counts numbers: never holds a byte of a text or a secret.
+//! A look at a stream's end tells hardly more than one bit: the end waits, or it doesn't. For a value's first
+//! bytes that isn't counted ([`public`](crate::public) says for how many); beyond them each such look is
+//! counted here as a guess, right or wrong, before its outcome can be seen. A party that has had
+//! [`MAX_OF_ONE`], or any party once all have had [`MAX_OF_ALL`], sees no more outcomes: a sieve then holds
+//! back every stream's end, whatever it is. Only numbers are kept here, never a byte of a text or a secret.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,24 +15,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// Guesses that one party sees. Honest work makes none, but for a server that says a real value in many small
-/// pieces.
+/// Most guesses whose outcome one party sees. Honest work makes none, except if a server sends a real value
+/// in many small pieces.
 pub const MAX_OF_ONE: u32 = 16;
-/// Guesses that all see together, in a sandbox's whole life: whoever is started again is another party.
+/// Most guesses whose outcome all parties together see, in a sandbox's whole life: an agent that is started
+/// again after its last process has ended is another party.
 pub const MAX_OF_ALL: u32 = 64;
-/// What is on record of whoever sees no more.
+/// What is recorded of a party that sees no more outcomes.
 pub const SPENT: &str = "answers of hosts that may be told a credential come late to this agent from now on, since it had beginnings of \
     credentials in them too often: was that a guess, give the credentials anew; a new start of the sandbox ends it";
-/// From so many parties on, those that have guessed nothing are forgotten.
+/// Number of parties from which on those that have guessed nothing are forgotten.
 const MANY: usize = 1024;
 
-/// The guesses of all parties. Clones are the same.
+/// The guesses of all parties. Clones share them.
 #[derive(Clone)]
 pub struct Guesses(Arc<All>);
 
 struct All {
     seen: Count,
-    /// Locked where a stream begins, and never while one is read.
+    /// Locked when a stream begins, and never while one is read.
     parties: Mutex<HashMap<u64, Arc<One>>>,
     changed: watch::Sender<()>,
 }
@@ -40,11 +41,11 @@ struct All {
 #[derive(Default)]
 struct One {
     seen: Count,
-    /// Sees no more.
+    /// Whether the party sees no more outcomes.
     spent: AtomicBool,
 }
 
-/// What is to outlive the process.
+/// The counts, in the form in which they outlive the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     seen: u32,
@@ -52,20 +53,20 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// How many were seen in all.
+    /// How many guesses were seen in all.
     #[must_use]
     pub fn seen(&self) -> u32 {
         self.seen
     }
 
-    /// The same, where nobody is who they were.
+    /// The same without the parties, for a process in which party numbers stand for others.
     #[must_use]
     pub fn of_nobody(self) -> Self {
         Self { parties: Vec::new(), ..self }
     }
 }
 
-/// Takes numbers from many at a time, and none beyond a bound.
+/// A counter for many threads at a time, which never goes beyond a bound.
 #[derive(Default)]
 struct Count(AtomicU32);
 
@@ -92,7 +93,7 @@ impl Default for Guesses {
 }
 
 impl Guesses {
-    /// As they were kept.
+    /// Restores the counts that were kept.
     #[must_use]
     pub fn restored(kept: &Kept) -> Self {
         let one = |(party, seen, spent): &(u64, u32, bool)| {
@@ -106,8 +107,8 @@ impl Guesses {
         }))
     }
 
-    /// What is to be kept. Of parties that have seen nothing there is nothing to keep: their first guess is
-    /// none once all are spent.
+    /// Returns the counts to be kept. Parties that have seen nothing are left out: once all guesses are
+    /// spent, not even their first is seen.
     #[must_use]
     pub fn kept(&self) -> Kept {
         let parties = self.lock();
@@ -120,13 +121,13 @@ impl Guesses {
         Kept { seen: self.0.seen.get(), parties: kept }
     }
 
-    /// Told whenever [`Guesses::kept`] changes.
+    /// Notified whenever [`Guesses::kept`] changes.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
     }
 
-    /// Whoever reads an answer. `tell` is called when the party sees no more.
+    /// Returns the reader of an answer. `tell` is called once the party sees no more outcomes.
     #[must_use]
     pub fn of(&self, party: u64, tell: impl Fn() + Send + Sync + 'static) -> Guesser {
         let mut parties = self.lock();
@@ -149,7 +150,7 @@ impl fmt::Debug for Guesses {
     }
 }
 
-/// One who reads an answer, and may guess. Clones are the same.
+/// The reader of an answer, who may guess. Clones share the counts.
 #[derive(Clone)]
 pub struct Guesser {
     all: Arc<All>,
@@ -158,12 +159,12 @@ pub struct Guesser {
 }
 
 impl Guesser {
-    /// Sees no more.
+    /// Whether the party sees no more outcomes.
     pub(crate) fn is_spent(&self) -> bool {
         self.one.spent.load(Ordering::Relaxed)
     }
 
-    /// Counts a guess, and tells whether what comes of it may be seen.
+    /// Counts a guess, and returns whether its outcome may be seen.
     pub(crate) fn may_see(&self) -> bool {
         if self.is_spent() {
             return false;
@@ -176,7 +177,7 @@ impl Guesser {
         sees
     }
 
-    /// Those were none: what began was a credential, and is covered.
+    /// Takes back what were no guesses: what began was a credential, and is masked.
     pub(crate) fn were_none(&self, guesses: u32) {
         if guesses > 0 {
             self.one.seen.give_back(guesses);

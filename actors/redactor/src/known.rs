@@ -13,12 +13,13 @@ use crate::forms::forms_of;
 use crate::matching::count;
 use crate::secret::Secret;
 
-/// A beginning is nearly a whole secret from so many bytes on, if fewer than [`MISSING`] are missing. Whoever
-/// can see whether it is masked must have guessed all the others first.
+/// A beginning of at least so many bytes is nearly a whole secret, if fewer than [`MISSING`] are missing. To
+/// learn from whether it is masked, an attacker must have guessed all the other bytes first.
 const NEARLY_MIN: usize = 16;
-/// What is missing then is shorter than anything that answers are searched for.
+/// A secret is nearly whole only if fewer bytes than this are missing: that is shorter than anything that
+/// answers are searched for.
 const MISSING: usize = crate::screen::SCREEN_MIN;
-/// All needles together, in bytes. Far above hundreds of credentials; keeps a key ring from eating the
+/// Most bytes of all needles together. Far above hundreds of credentials; keeps a key ring from eating the
 /// memory.
 const NEEDLES_MAX: usize = 8 * 1024 * 1024;
 /// Up to this size the automaton is a DFA (fast, some 50 bytes of table a needle byte), above it an NFA.
@@ -29,7 +30,7 @@ const DFA_MAX: usize = 32 * 1024;
 pub(crate) struct Found {
     pub(crate) start: usize,
     pub(crate) end: usize,
-    /// None: the beginning of one, cut off by the end of the text.
+    /// Index of the needle; `None` for the beginning of one that the text's end cuts off.
     needle: Option<usize>,
 }
 
@@ -44,7 +45,7 @@ impl Found {
 struct Needle {
     form: Zeroizing<Vec<u8>>,
     kind: Arc<str>,
-    /// How many of its first bytes may be found out for nothing ([`public`]).
+    /// How many of its first bytes may be found out without being counted as a guess ([`public`]).
     told: usize,
 }
 
@@ -52,11 +53,11 @@ struct Needle {
 pub(crate) struct Known {
     /// Sorted, so that "is this tail the beginning of one" is a binary search.
     needles: Vec<Needle>,
-    /// No form has fewer.
+    /// The least `told` of all forms.
     least_told: usize,
     automaton: Option<AhoCorasick>,
     first: [bool; 256],
-    /// Which two bytes forms begin with, a bit for each.
+    /// A bit for each pair of bytes that a form begins with.
     pairs: Vec<u64>,
     longest: usize,
 }
@@ -134,7 +135,7 @@ impl Known {
         0..self.needles.len()
     }
 
-    /// Those of `forms` that have `byte` at `depth`, where all of them are the same before it.
+    /// Returns those of `forms`, which are the same up to `depth`, that have `byte` there.
     pub(crate) fn narrowed(&self, forms: &Range<usize>, depth: usize, byte: u8) -> Range<usize> {
         let among = self.needles.get(forms.clone()).unwrap_or_default();
         let from = among.partition_point(|needle| needle.form.get(depth) < Some(&byte));
@@ -142,7 +143,7 @@ impl Known {
         forms.start + from..forms.start + to
     }
 
-    /// Whether one of `forms`, which are the same up to `depth`, is whole there, and whether another goes on.
+    /// Whether one of `forms`, which are the same up to `depth`, ends there, and whether another goes on.
     pub(crate) fn ends(&self, forms: &Range<usize>, depth: usize) -> (bool, bool) {
         let among = self.needles.get(forms.clone()).unwrap_or_default();
         let ends = |one: Option<&Needle>| one.is_some_and(|needle| needle.form.len() == depth);
@@ -157,7 +158,7 @@ impl Known {
         depth >= NEARLY_MIN && among.iter().any(|form| (1..MISSING).contains(&missing(form)))
     }
 
-    /// Whether a text, as it stands, is nearly a secret.
+    /// Whether a text, read without escapes, is nearly a secret.
     pub(crate) fn is_nearly_one(&self, text: &[u8]) -> bool {
         let from = self.needles.partition_point(|needle| needle.form.as_slice() < text);
         let behind = self.needles.get(from..).unwrap_or_default();
@@ -165,14 +166,15 @@ impl Known {
         self.is_nearly(&(from..from + begun), text.len())
     }
 
-    /// Whether `depth` bytes of one of `forms`, which are the same up to there, are more of it than may be
-    /// found out for nothing.
+    /// Whether `depth` bytes of one of `forms`, which are the same up to there, are so much of it that they
+    /// count as a guess.
     pub(crate) fn is_guess(&self, forms: &Range<usize>, depth: usize) -> bool {
         let among = self.needles.get(forms.clone()).unwrap_or_default();
         depth >= self.least_told && among.iter().any(|needle| needle.told <= depth)
     }
 
-    /// Whether a text, as it stands, begins with that much of a secret, and not with all of it.
+    /// Whether a text, read without escapes, begins with so much of a secret that it counts as a guess, and
+    /// not with all of one.
     pub(crate) fn begins_with_a_guess(&self, text: &[u8]) -> bool {
         if text.len() < self.least_told {
             return false;
@@ -219,8 +221,8 @@ impl Known {
         self.places(window).into_iter().filter_map(|at| self.tail(window, at)).collect()
     }
 
-    /// Every place so near the end of the window that a secret could be cut off by it, and where one may
-    /// begin by the first two bytes.
+    /// Returns every place that is so near the end of the window that a secret there could be cut off, and
+    /// whose first two bytes may begin one.
     pub(crate) fn places(&self, window: &[u8]) -> Vec<usize> {
         let from = window.len().saturating_sub(self.longest.saturating_sub(1));
         let near = window.get(from..).unwrap_or_default();
@@ -232,7 +234,7 @@ impl Known {
         pairs.filter_map(begins).chain(last).collect()
     }
 
-    /// The tail at such a place, if it is one.
+    /// Returns the tail at such a place, if it is the beginning of a known secret.
     pub(crate) fn tail(&self, window: &[u8], at: usize) -> Option<Tail> {
         let tail = window.get(at..).unwrap_or_default();
         // Needles that begin with the tail sort directly after it; the tail itself, whole, is not "more to
@@ -243,10 +245,10 @@ impl Known {
     }
 }
 
-/// Bits for all pairs of bytes.
+/// Number of words with a bit for each pair of bytes.
 const PAIR_WORDS: usize = (1 << 16) / u64::BITS as usize;
 
-/// Where a pair's bit is.
+/// The index of a pair's word, and its bit in it.
 fn pair(first: u8, second: u8) -> (usize, u64) {
     let number = u32::from(first) << 8 | u32::from(second);
     ((number / u64::BITS) as usize, 1 << (number % u64::BITS))

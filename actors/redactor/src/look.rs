@@ -1,7 +1,7 @@
-//! One look at a text: what in it is to be covered, what may pass, what waits for more.
+//! One look at a text: what in it is to be masked, what may pass, what must wait for more.
 //!
-//! A pure function, by which [`Sieve`](crate::sieve) takes a stream apart. It says too whether somebody may
-//! have guessed, and counts nothing.
+//! A pure function, by which [`Sieve`](crate::sieve) takes a stream apart. It also reports what counts as a
+//! guess, but counts nothing itself.
 
 use std::ops::Range;
 
@@ -10,21 +10,21 @@ use crate::matching::{Matching, Way};
 use crate::screen::WRAPPED_MIN;
 use crate::spelling::{SPELLED, is_escaped};
 
-/// What may have begun in what went on.
+/// Secrets that may have begun in bytes that have passed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Open {
-    /// Places are in what is kept.
+    /// Their positions are offsets in what the sieve keeps.
     pub(crate) ways: Vec<Way>,
-    /// Up to here one is whole already, and waits for what may make it longer.
+    /// The end of a secret that is whole already, but may become a longer one by what follows.
     pub(crate) whole: Option<usize>,
 }
 
-/// Whether a text goes on behind what is looked at.
+/// Whether a text goes on after what is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     GoesOn,
-    /// It does, and its end waits, as long as the longest secret's longest spelling is: from that nobody
-    /// learns what is in it.
+    /// It goes on, and its end waits whatever it is, for the length of the longest secret's longest spelling:
+    /// that reveals nothing of its content.
     Late,
     Ended,
 }
@@ -32,40 +32,40 @@ pub(crate) enum Stage {
 /// What a look finds.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
-    /// What is to be covered, in order, none over another.
+    /// What is to be masked, in order, without overlaps.
     pub(crate) covered: Vec<Range<usize>>,
-    /// What stands behind waits.
+    /// Offset up to which bytes may pass; those behind it wait.
     pub(crate) passes: usize,
     pub(crate) open: Open,
-    /// Something that doesn't wait begins as a secret does, further than may be found out for nothing.
+    /// Whether something that doesn't wait begins with so much of a secret that it counts as a guess.
     pub(crate) missed: bool,
-    /// What waits begins so.
+    /// Whether what waits begins so.
     pub(crate) waits: bool,
 }
 
 impl Look {
-    /// Whether a secret stands where this text began to wait.
+    /// Whether a secret stands where the text began to wait, at `shown`.
     pub(crate) fn begins_covered(&self, shown: usize) -> bool {
         self.covered.first().is_some_and(|covered| covered.start == shown)
     }
 
     fn cover(&mut self, span: Range<usize>) {
         self.covered.push(span);
-        // What else began before is interrupted by the mask.
+        // Whatever else began before is interrupted by the mask.
         self.open.ways.clear();
     }
 }
 
-/// What is looked at, and by which rules it waits.
+/// The text that is looked at, and what decides which part of it waits.
 struct Text<'t> {
     known: &'t Known,
     bytes: &'t [u8],
     stage: Stage,
-    /// More than the longest form in its longest spelling is never the beginning of one: before this nothing
-    /// waits.
+    /// Offset before which nothing waits: what stands from there to the end is longer than the longest form
+    /// in its longest spelling, so it can't be the beginning of one.
     near: usize,
     last_line: usize,
-    /// Whatever stands behind this waits.
+    /// Offset behind which everything waits.
     limit: usize,
 }
 
@@ -81,7 +81,8 @@ impl<'t> Text<'t> {
         self.bytes.get(at..).unwrap_or_default()
     }
 
-    /// Whether so much of a secret, with which the text ends, waits for the rest of it.
+    /// Whether the end of the text from `at` on, which has `secret` bytes of a secret, waits for the rest of
+    /// it.
     fn waits(&self, at: usize, secret: usize, nearly: bool, passed: bool) -> bool {
         match self.stage {
             Stage::GoesOn => at >= self.near && (secret >= WRAPPED_MIN || (!passed && at >= self.last_line)),
@@ -90,7 +91,7 @@ impl<'t> Text<'t> {
         }
     }
 
-    /// Looks on from `at`, where no byte can be read but as itself.
+    /// Looks on from `at`, where every byte stands for itself alone.
     fn plain(&self, at: usize, look: &mut Look) -> usize {
         let rest = self.from(at);
         let nearly = |tail: usize| self.known.is_nearly_one(rest.get(tail..).unwrap_or_default());
@@ -128,13 +129,13 @@ impl<'t> Text<'t> {
             look.missed |= guess && place < passes;
             look.waits |= guess && place == passes;
             if guess {
-                // One is counted, whatever else there is; of what waits nothing begins before it.
+                // Only one guess is counted per look; of what waits, nothing begins before this place.
                 break;
             }
         }
     }
 
-    /// Looks on from `at`, each place in every reading.
+    /// Looks on from `at`, and tries every reading of each place.
     fn escaped(&self, mut at: usize, matching: &mut Matching<'_>, look: &mut Look) -> usize {
         while at < self.limit {
             if !matching.may_begin_at(at) {
@@ -165,8 +166,8 @@ impl<'t> Text<'t> {
     }
 }
 
-/// Looks at a text, of which so much has passed. It is decided up to the first place where a secret begins
-/// that its end cuts off.
+/// Looks at a text, of which the first `shown` bytes have passed. The text is decided up to the first place
+/// where a secret begins that the text's end cuts off.
 pub(crate) fn look(known: &Known, bytes: &[u8], shown: usize, open: &Open, stage: Stage) -> Look {
     let text = Text::new(known, bytes, shown, stage);
     let mut matching = Matching::new(known, bytes);

@@ -1,20 +1,20 @@
 //! Whether a known secret begins at a place of a text, in any spelling.
 //!
 //! Each character may stand there as itself or as any escape ([`spelling`](crate::spelling)), whatever stands
-//! before and behind it: the secret leads, and the text is read as it would have it. So no word that is put
-//! before a secret makes its beginning a part of another escape, and one that looks like an escape itself is
-//! found as it is.
+//! before and behind it: the search follows the secret, and reads the text in every way that would match it.
+//! So no text before a secret can hide its beginning as a part of another escape, and a secret that looks
+//! like an escape itself is found as it is.
 
 use std::collections::HashMap;
 
 use crate::known::Known;
 use crate::spelling::{Reading, begins_escape, blanks, is_run, is_special, may_go_on, readings};
 
-/// Ways to read that are tried at one place, for each byte of the longest secret. A secret that is like
+/// Most readings that are tried at one place, for each byte of the longest secret. A secret that repeats
 /// itself has more than one.
 const TRIES: usize = 16;
 
-/// From so many lines' ends on that are walked in a row, what came of it is kept.
+/// Number of line ends walked in a row from which on the outcome is kept.
 const MANY_ENDS: usize = 4;
 
 /// What begins at one place.
@@ -22,16 +22,16 @@ const MANY_ENDS: usize = 4;
 pub(crate) struct Begun {
     /// Where the longest secret there ends.
     pub(crate) whole: Option<usize>,
-    /// How many bytes of a secret there are before the text's end, which may cut one off.
+    /// How many bytes of a secret stand before the text's end, which may have cut it off.
     pub(crate) cut: Option<usize>,
     /// Whether those are nearly all of it.
     pub(crate) nearly: bool,
-    /// Whether more of one begins there than may be found out for nothing, wherever it breaks off.
+    /// Whether so much of a secret begins there that it counts as a guess, wherever it breaks off.
     pub(crate) guess: bool,
 }
 
 impl Begun {
-    /// Both.
+    /// Combines both outcomes.
     fn or(self, other: Self) -> Self {
         Self {
             whole: self.whole.max(other.whole),
@@ -42,22 +42,22 @@ impl Begun {
     }
 }
 
-/// One way to have read a text so far.
+/// One reading of a text so far.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Way {
-    /// What comes next.
+    /// Offset of the next byte to be read.
     pub(crate) at: usize,
-    /// Forms that it may be, from here to there.
+    /// The forms that it may be: `from..to`.
     from: usize,
     to: usize,
-    /// How many bytes of them it has.
+    /// How many bytes of these forms were matched.
     depth: usize,
-    /// A line ends before `at`: blanks that follow belong to its end.
+    /// Whether a line ends before `at`: blanks that follow belong to its end.
     broken: bool,
 }
 
 impl Way {
-    /// What comes of it at the text's end.
+    /// The outcome of this reading if the text ends here.
     fn cut_off(&self, known: &Known) -> Begun {
         Begun {
             whole: None,
@@ -73,12 +73,12 @@ pub(crate) struct Matching<'s> {
     known: &'s Known,
     text: &'s [u8],
     ways: Vec<Way>,
-    /// Those that the text's end has cut off.
+    /// Readings that the text's end has cut off.
     parked: Vec<Way>,
-    /// The lines' ends that this search has walked in a row.
+    /// The line ends that this search has walked in a row.
     ends: Vec<Way>,
-    /// What came of ways behind many lines' ends: whatever begins before them comes to the same, and walks
-    /// them no more.
+    /// Outcomes of readings behind many line ends: whatever begins before these has the same outcome, and
+    /// doesn't walk them again.
     known_ends: HashMap<Way, Begun>,
 }
 
@@ -106,7 +106,7 @@ impl<'s> Matching<'s> {
         self.search()
     }
 
-    /// What comes of ways that an earlier end of the text has cut off.
+    /// Goes on with readings that an earlier end of the text has cut off.
     pub(crate) fn go_on(&mut self, ways: Vec<Way>) -> Begun {
         self.parked.clear();
         self.ways = ways;
@@ -128,10 +128,10 @@ impl<'s> Matching<'s> {
                 }
                 self.end(&way);
             }
-            // Lines' ends alone are no riddle, however many.
+            // Line ends alone can be read in one way only, so they don't count, however many there are.
             let Some(fewer) = left.checked_sub(usize::from(!way.broken || !self.ways.is_empty())) else {
-                // Nobody knows: then it is one, as far as any way had come. The others would be too many to
-                // go on with.
+                // It can't be decided: then it is taken for a secret, as far as any reading has come. There
+                // are too many others to go on with.
                 let furthest = self.ways.iter().map(|other| other.at).max();
                 begun.whole = begun.whole.max(furthest).max(Some(way.at));
                 is_one_way = false;
@@ -141,15 +141,15 @@ impl<'s> Matching<'s> {
             self.follow(way, &mut begun);
             is_one_way &= self.ways.len() + self.parked.len() <= 1;
         }
-        // Of more ways than one nobody knows which came to what.
+        // With several readings it isn't known which of them had which outcome.
         if is_one_way && self.ends.len() >= MANY_ENDS {
             self.known_ends.extend(self.ends.drain(..).map(|end| (end, begun)));
         }
         begun
     }
 
-    /// Notes a line's end that is walked. Those with a byte of the secret between them are no row: they cost
-    /// no more than the byte does.
+    /// Notes a line end that is walked. Line ends with a byte of the secret between them are not in a row:
+    /// they cost no more than the byte does.
     fn end(&mut self, way: &Way) {
         let goes_on = self.ends.last().is_none_or(|last| last.depth == way.depth);
         if !goes_on && self.ends.len() < MANY_ENDS {
@@ -158,12 +158,12 @@ impl<'s> Matching<'s> {
         self.ends.push(way.clone());
     }
 
-    /// Forgets what came of ways: those that were parked are gone.
+    /// Forgets the outcomes that were kept: the readings that were parked for them are gone.
     pub(crate) fn forget(&mut self) {
         self.known_ends.clear();
     }
 
-    /// The ways that the text's end has cut off in the last search.
+    /// Takes the readings that the text's end has cut off in the last search.
     pub(crate) fn take_parked(&mut self) -> Vec<Way> {
         let mut parked = std::mem::take(&mut self.parked);
         parked.sort_unstable();
@@ -171,7 +171,7 @@ impl<'s> Matching<'s> {
         parked
     }
 
-    /// Most places of most texts are no secret's beginning by their first two bytes.
+    /// Whether a secret may begin at `from`, by its first two bytes: they exclude most places of most texts.
     pub(crate) fn may_begin_at(&self, from: usize) -> bool {
         count(1);
         let Some(first) = self.text.get(from).copied() else { return false };
@@ -181,8 +181,8 @@ impl<'s> Matching<'s> {
         self.may_begin(first, self.text.get(from + 1))
     }
 
-    /// The same where the first of them may begin an escape. Apart, since ordinary text is looked through
-    /// byte by byte and has few of them.
+    /// The same where the first byte may begin an escape. A function of its own, since ordinary text is
+    /// looked through byte by byte and has few escapes.
     #[cold]
     #[inline(never)]
     fn escape_may_begin_at(&self, from: usize, first: u8) -> bool {
@@ -190,7 +190,7 @@ impl<'s> Matching<'s> {
         if second.is_some_and(|second| !may_go_on(first, *second)) {
             return self.may_begin(first, second);
         }
-        // What a run reads as begins no secret that its byte doesn't begin.
+        // A run reads as its own byte only, so it begins no secret that this byte doesn't begin.
         self.known.begins_with(first) || !is_run(self.text.get(from..).unwrap_or_default())
     }
 

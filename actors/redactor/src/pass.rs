@@ -1,5 +1,6 @@
-//! One pass over one window, from left to right: decided secrets in groups, what lies between them as it is,
-//! up to the first place that only further bytes can decide. Knows nothing of streams, sinks or time.
+//! One pass over one window, from left to right: masks decided secrets in groups, shows what lies between
+//! them as it is, and stops at the first place that only further bytes can decide. Knows nothing of streams,
+//! sinks or time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub(crate) struct Pass<'a> {
     end: End,
     /// Beginnings of known secrets at the window's end.
     tails: Vec<Tail>,
-    /// Next finds, kept while they lie ahead.
+    /// The next finds, kept as long as they lie ahead.
     known: Option<Found>,
     token: Option<Candidate>,
     scan: Scan,

@@ -1,19 +1,19 @@
-//! A stream taken apart for a search that is worth a pause: so much of it in one turn of its task, and then
-//! others have theirs.
+//! Cuts a stream into pieces for an expensive search: in one turn its task searches so much of it, and then
+//! other tasks have their turn.
 //!
-//! Whoever sends chooses how long a chunk is and how much work its bytes make. All streams of a sandbox share
-//! a few threads, on which nobody takes a turn away from a task that doesn't give it up: one long chunk would
-//! keep everybody waiting until it is searched.
+//! The sender chooses how long a chunk is and how much work its bytes make. All streams of a sandbox share a
+//! few threads, which don't preempt a task (cooperative scheduling): one long chunk would keep all others
+//! waiting until it is searched.
 
 use std::pin::pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-/// What one turn searches at most, bytes. Ordinary chunks are no longer.
+/// Most bytes that one turn searches. Ordinary chunks are no longer.
 pub const PIECE: usize = 16 * 1024;
 
-/// A chunk on its way into a [`Sieve`](crate::Sieve), and what of this turn is used up.
+/// A chunk on its way into a [`Sieve`](crate::Sieve), and how much of this turn is used up.
 #[derive(Debug, Default)]
 pub struct Pieces {
     rest: Bytes,
@@ -27,8 +27,8 @@ impl Pieces {
         self.rest = chunk;
     }
 
-    /// The next piece; none where the chunk is done. Pending where this turn's part is used up: the task is
-    /// woken when others had theirs.
+    /// Returns the next piece; none once the chunk is done. Pending once this turn is used up: the task is
+    /// woken when others have had their turn.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let length = self.rest.len().min(PIECE);
         if length == 0 {
@@ -36,8 +36,8 @@ impl Pieces {
         }
         if self.used + length > PIECE {
             self.used = 0;
-            // Not woken at once: before the threads' queues are empty, nobody looks whether something came
-            // for the others.
+            // Not woken at once: as long as the threads' queues aren't empty, the runtime doesn't look
+            // whether something came for the others.
             if pin!(tokio::task::yield_now()).poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }

@@ -1,8 +1,8 @@
-//! How much of a value's beginning is no secret, or may be found out for nothing.
+//! How much of a value's beginning is no secret, or may be found out without being counted as a guess.
 //!
 //! Every key of a provider begins alike, and a text that begins so is no guess ([`guesses`](crate::guesses)).
-//! Behind that a few bytes more stand in ordinary texts by chance, the more often the fewer they are. Says
-//! how many, and never which.
+//! The few bytes that follow occur in ordinary texts by chance, the more often the fewer they are. Says how
+//! many, and never which.
 
 use crate::formats::FORMATS;
 
@@ -17,17 +17,17 @@ const LONGER: &[&[u8]] = &[
     b"github_pat_11",
     b"pypi-AgEIcHlwaS5vcmc",
 ];
-/// Behind it this part of a value may be found out, if it is neither less than [`LEAST`] bytes nor more than
-/// [`MOST`].
+/// Of the bytes behind the public beginning one in so many may be found out, but no fewer than [`LEAST`] and
+/// no more than [`MOST`].
 const PART: usize = 4;
-/// Fewer stand in any text.
+/// Fewer bytes than this occur in any text.
 pub(crate) const LEAST: usize = 4;
-/// So many, chosen at random, stand in no text by chance: one place in 2^48, of an alphabet of 64.
+/// So many random bytes occur in no text by chance: one place in 2^48, of an alphabet of 64.
 pub(crate) const MOST: usize = 8;
-/// A part of a value that is the secret of it has so many bytes; one that has fewer may be no such part.
+/// Least length of the secret part of a value, in bytes; a shorter part may not be the secret one.
 const SECRET_PART: usize = 16;
 
-/// How many of a value's first bytes may be found out for nothing.
+/// How many of a value's first bytes may be found out without being counted as a guess.
 pub(crate) fn told(value: &[u8]) -> usize {
     let public = public(value);
     public + ((value.len() - public) / PART).clamp(LEAST, MOST)
@@ -42,13 +42,14 @@ fn public(value: &[u8]) -> usize {
     shaped.chain(prefix).max().unwrap_or(0)
 }
 
-/// Of a JWT all but its signature: every token of a server begins with the same head, and claims are told.
+/// For a JWT all but its signature: every token of a server begins with the same head, and claims are no
+/// secret.
 fn signed(value: &[u8]) -> usize {
     let dots = value.iter().filter(|byte| **byte == b'.').count();
     if value.starts_with(b"eyJ") && dots == 2 { up_to_last(b'.', value) } else { 0 }
 }
 
-/// A number before a colon is an account's (a Telegram bot's).
+/// A number and its colon at the front: the number is an account's (a Telegram bot's).
 fn numbered(value: &[u8]) -> usize {
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let behind = value.get(digits..).unwrap_or_default();
@@ -58,7 +59,7 @@ fn numbered(value: &[u8]) -> usize {
     }
 }
 
-/// Of an address (a webhook's) its last part is what nobody knows.
+/// For an address (a webhook's) all but its last part, which is the secret.
 fn addressed(value: &[u8]) -> usize {
     let is_one = value.starts_with(b"https://") || value.starts_with(b"http://");
     if is_one { up_to_last(b'/', value) } else { 0 }

@@ -65,7 +65,7 @@ impl Reference {
     /// Reads the key. For the CLI, before the start, on the operator's side.
     ///
     /// # Errors
-    /// Names the reference and the mend, never the key.
+    /// Names the reference and how to mend it, never the key.
     pub fn resolve(&self) -> Result<Secret, Unresolved> {
         let otherwise = "it holds a space, a control or a non-ASCII byte, so it can't be a key";
         self.read(u8::is_ascii_graphic, otherwise)
@@ -74,7 +74,7 @@ impl Reference {
     /// As [`Self::resolve`], for a private key in PEM form, which has lines and spaces.
     ///
     /// # Errors
-    /// Names the reference and the mend, never the key.
+    /// Names the reference and how to mend it, never the key.
     pub fn resolve_pem(&self) -> Result<Secret, Unresolved> {
         let text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
         self.read(text, "it holds a control or a non-ASCII byte, so it can't be in PEM form")
@@ -137,7 +137,7 @@ fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         return Err(format!(
             "{shown}: mode {:04o} lets others read the key: chmod 600 {}",
             meta.mode() & 0o7777,
-            // As a shell takes it for one word; what holds a NUL names no file.
+            // Quoted as one word of a shell; a path with a NUL names no file.
             shlex::try_quote(&path.to_string_lossy()).unwrap_or_default()
         ));
     }
@@ -162,11 +162,12 @@ impl fmt::Display for Reference {
 pub struct Unresolved {
     /// The reference as written.
     pub reference: String,
-    /// Why, and the mend.
+    /// Why, and how to mend it.
     pub why: String,
 }
 
-/// What stands where a reference is wanted. A literal key is known to have been there, and nothing more.
+/// What stands where a reference is wanted. If that isn't one, nothing of it is kept: it may be a literal
+/// key.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
     /// `env:`, `file:` or `systemd:`.

@@ -1,10 +1,11 @@
-//! Looks for known secrets in what the world answers, and masks them: an echo must not bring a key inside.
+//! Looks for known secrets in answers from outside, and masks them: an echo must not bring a key into the
+//! sandbox.
 //!
 //! Known forms only ([`known`](crate::known)), each character as it stands or in any escape
-//! ([`matching`](crate::matching)): answers are the agent's work and pass byte for byte but for the secret
-//! itself. One that is split over any number of chunks is still found: only a tail that could be the
-//! beginning of a form is held back, so a stream isn't slowed by it. A line that ends as one begins may pass
-//! all the same; it is remembered, and what makes it one is masked.
+//! ([`matching`](crate::matching)): the agent works with answers, so they pass byte for byte, except for the
+//! secret itself. A secret that is split over any number of chunks is still found: only a tail that could be
+//! the beginning of a form is held back, so a stream isn't slowed by it. A line that ends as a secret begins
+//! may pass all the same; that is remembered, and what completes the secret is masked.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::spelling::is_escaped;
 /// looked for.
 pub const SCREEN_MIN: usize = 8;
 
-/// Less of a secret than this before a line's end passes, so that a stream of lines isn't held up. All of a
-/// secret that it shows.
+/// Fewer bytes of a secret than this before a line's end pass, so that a stream of lines isn't held up. That
+/// is all of a secret that this shows.
 pub(crate) const WRAPPED_MIN: usize = 4;
 
 /// What stands in the place of a secret.
@@ -32,7 +33,7 @@ pub(crate) const WRAPPED_MIN: usize = 4;
 pub enum Mask {
     /// These words.
     Words(&'static [u8]),
-    /// As many `*` as it has bytes: whatever states or frames the length stays true.
+    /// As many `*` as the secret has bytes: lengths that are stated or framed stay true.
     Stars,
 }
 
@@ -44,10 +45,10 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// For these secrets.
+    /// A search for these secrets.
     ///
     /// # Errors
-    /// When they are more than the search is made for.
+    /// When they take more bytes than the search allows.
     pub fn new<'s>(secrets: impl IntoIterator<Item = &'s Secret>, mask: Mask) -> Result<Self, RedactorError> {
         let kind: Arc<str> = "screened".into();
         let secrets: Vec<(Arc<str>, Secret)> = secrets
@@ -72,7 +73,7 @@ impl Screen {
         (!spans.is_empty()).then(|| self.covered(bytes, 0, &spans))
     }
 
-    /// `bytes` from `from` on, with these covered.
+    /// Returns `bytes` from `from` on, with `spans` masked.
     fn covered(&self, bytes: &[u8], from: usize, spans: &[Range<usize>]) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len());
         let mut at = from;
@@ -85,7 +86,7 @@ impl Screen {
         out
     }
 
-    /// This much of a text, with these covered.
+    /// Returns this range of a text, with `covered` masked.
     pub(crate) fn let_pass(&self, text: &Bytes, range: Range<usize>, covered: &[Range<usize>]) -> Bytes {
         if covered.is_empty() {
             return text.slice(range);
@@ -93,12 +94,12 @@ impl Screen {
         self.covered(text.get(..range.end).unwrap_or_default(), range.start, covered).into()
     }
 
-    /// What is looked for; none if there is nothing.
+    /// The secrets that are looked for; none if there are none.
     pub(crate) fn known(&self) -> Option<&Arc<Known>> {
         self.known.as_ref()
     }
 
-    /// Where secrets stand, in order, none over another.
+    /// Where secrets stand, in order, without overlaps.
     fn spans(&self, bytes: &[u8]) -> Vec<Range<usize>> {
         let Some(known) = self.known.as_ref() else { return Vec::new() };
         if !is_escaped(bytes) {
@@ -126,7 +127,7 @@ impl Screen {
         }
     }
 
-    /// A sieve for one stream, and for whoever reads it.
+    /// A sieve for one stream; `guesser` stands for the stream's reader.
     #[must_use]
     pub fn sieve(&self, guesser: Guesser) -> Sieve {
         Sieve::new(self.clone(), guesser)

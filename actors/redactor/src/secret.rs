@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 pub struct Secret(Arc<Zeroizing<Vec<u8>>>);
 
 impl Secret {
-    /// Takes the bytes over. The caller's own buffer is the one kept, so nothing is left behind.
+    /// Takes the bytes over. If they are a `Vec`, that buffer itself is kept, so that no copy is left behind.
     #[must_use]
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Arc::new(Zeroizing::new(bytes.into())))

@@ -1,6 +1,6 @@
-//! The shape of a published token format, and its three-valued verifier: `Hit`, `No`, or `More` when only
-//! further bytes can tell. A regex engine answers the first two only; the stream needs the third exactly, so
-//! that nothing is held back that can no longer become a secret. Every run is bounded, so is every
+//! The shape of a published token format, and its verifier: `Hit`, `No`, or `More` when only further bytes
+//! can tell (`Cut` if there are none). A regex engine answers the first two only; a stream needs an exact
+//! `More`, so that nothing is held back that can no longer become a secret. Every run is bounded, so is every
 //! verification.
 
 /// A set of bytes.
@@ -88,7 +88,7 @@ pub(crate) struct Format {
     pub(crate) prefixes: &'static [&'static [u8]],
     /// What follows the prefix.
     pub(crate) steps: &'static [Step],
-    /// From where it is masked: 0 is the prefix, n is after n steps less one (1: right after the prefix).
+    /// Where the masked part begins: 0 is at the prefix, n is after the prefix and n - 1 steps.
     pub(crate) mask_from: usize,
     pub(crate) left: Left,
     pub(crate) cut_short: CutShort,

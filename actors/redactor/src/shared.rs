@@ -30,8 +30,8 @@ impl SharedRedactor {
         Self::watched(redactor, Arc::new(NoObserver))
     }
 
-    /// The same, and `observer` hears what is masked by [`Self::redact`] and in [`crate::stream`]s. Whoever
-    /// loads it hears by itself.
+    /// The same, and `observer` is notified of what is masked by [`Self::redact`] and in [`crate::stream`]s;
+    /// not of what a caller of [`Self::load`] masks, who sees that itself.
     #[must_use]
     pub fn watched(redactor: Redactor, observer: SharedObserver) -> Self {
         Self { now: Arc::new(ArcSwap::from_pointee(redactor)), observer }

@@ -1,13 +1,13 @@
 //! One stream on its way through a [`Screen`]: what waits, what may pass, what is covered.
 //!
-//! Of what has passed nothing is looked at again: the ways in which it may begin a secret stay open from one
-//! chunk to the next ([`Way`]), with no more of its text than they have yet to read. Of what waits most is
-//! looked at seldom. So what a byte costs doesn't grow with what came before it, however small the chunks are
-//! in which a server sends it.
+//! Bytes that have passed are not looked at again: the readings in which they may begin a secret stay open
+//! from one chunk to the next ([`Way`](crate::matching::Way)), with no more of the text than they have yet to
+//! read. If many bytes wait, they are looked at seldom. So what a byte costs doesn't grow with what came
+//! before it, however small the chunks are in which a server sends it.
 //!
-//! What waits tells whoever chose the text that a secret begins like it. So looks that would tell it are
-//! counted ([`guesses`](crate::guesses)), and for whoever has had too many of them the end of every text
-//! waits ([`Stage::Late`]), whatever it is.
+//! A text that waits tells the one who chose it that a secret begins like it. So looks that would tell this
+//! are counted ([`guesses`](crate::guesses)), and for a party that has had too many of them the end of every
+//! text waits ([`Stage::Late`]), whatever it is.
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
@@ -17,8 +17,8 @@ use crate::known::Known;
 use crate::look::{Look, Open, Stage, look};
 use crate::screen::Screen;
 
-/// From so many waiting bytes on, they are looked at again only once a [`SELDOM`]th of them is new: a look
-/// for each of many small chunks would take the square of what waits.
+/// If so many bytes wait, they are looked at again only once a [`SELDOM`]th of them is new: a look for each
+/// of many small chunks would cost the square of what waits.
 const MANY_WAIT: usize = 256;
 const SELDOM: usize = 16;
 
@@ -27,10 +27,10 @@ const SELDOM: usize = 16;
 pub struct Sieve {
     screen: Screen,
     doubt: Doubt,
-    /// The end of what went on, as far as an open way has yet to read it; then what waits.
+    /// The end of what has passed, as far as an open reading has yet to read it; then what waits.
     kept: Zeroizing<Vec<u8>>,
     shown: usize,
-    /// What of it came since the last look.
+    /// How many of its bytes came since the last look.
     unseen: usize,
     open: Open,
 }
@@ -47,8 +47,8 @@ impl Sieve {
         }
     }
 
-    /// Takes a chunk, gives what may pass now. Without a hit and a doubtful tail that is the chunk itself,
-    /// uncopied.
+    /// Takes a chunk, and returns what may pass now. Without a hit and a doubtful tail that is the chunk
+    /// itself, uncopied.
     pub fn push(&mut self, mut chunk: Bytes) -> Bytes {
         let Some(known) = self.screen.known() else { return chunk };
         if self.held() >= MANY_WAIT && self.unseen + chunk.len() < self.held() / SELDOM {
@@ -76,7 +76,7 @@ impl Sieve {
     /// The end of the stream: what was held is no secret, since it is not whole.
     ///
     /// Masked where it is nearly one: an answer that ends just before a secret's end would give it away. Not
-    /// where more is missing: whoever has a server say their guesses, and sees which of them are masked,
+    /// where more is missing: an agent that has a server send its guesses, and sees which of them are masked,
     /// would learn a secret letter by letter.
     pub fn finish(&mut self) -> Bytes {
         let rest = Bytes::from(std::mem::take(&mut *self.kept));
@@ -99,16 +99,16 @@ impl Sieve {
     }
 }
 
-/// What whoever reads a stream may learn by what waits in it.
+/// What the reader of a stream may learn from what waits in it.
 #[derive(Debug)]
 struct Doubt {
     guesser: Guesser,
-    /// Guesses that were none, if what waits turns out to be a secret.
+    /// Guesses counted for what waits: they were none if it turns out to be a secret.
     open: u32,
 }
 
 impl Doubt {
-    /// A look of which may be seen what comes of it.
+    /// Looks at the text, at stage [`Stage::Late`] if the outcome of a guess in it may not be seen.
     fn look(&mut self, known: &Known, text: &[u8], shown: usize, open: &Open) -> Look {
         if !self.guesser.is_spent() {
             let look = look(known, text, shown, open, Stage::GoesOn);
@@ -119,7 +119,7 @@ impl Doubt {
         look(known, text, shown, open, Stage::Late)
     }
 
-    /// Counts the guesses of a look. Gives whether what comes of it may be seen.
+    /// Counts the guesses of a look. Returns whether their outcome may be seen.
     fn counts(&mut self, look: &Look, shown: usize) -> bool {
         if look.begins_covered(shown) {
             self.were_none();
@@ -138,7 +138,7 @@ impl Doubt {
         true
     }
 
-    /// What waited was a secret.
+    /// Takes the open guesses back, since what waited was a secret.
     fn were_none(&mut self) {
         self.guesser.were_none(std::mem::take(&mut self.open));
     }

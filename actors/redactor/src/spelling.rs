@@ -4,10 +4,10 @@
 //! k%65y   k\u0065y   k\x65y   k&#101;y   k⏎ey  ─▶  key
 //! ```
 //! `known` lists the forms that usual writers give a secret; this takes any mixture of escapes by any writer,
-//! one within the other up to [`ROUNDS`]. A front may have several readings, and whoever searches tries each:
-//! a text is another's work, so that what looks like an escape may be half somebody's word and half the
-//! secret that stands behind it (`%` and `41…`). Line breaks, with the indentation behind them, may be
-//! nothing, since base64 and hexadecimal are wrapped by them. This never changes a text.
+//! one within the other up to [`ROUNDS`]. A front may have several readings, and a search tries each: others
+//! write the text, so what looks like an escape may be half other text and half the secret behind it (`%` and
+//! `41…`). Line breaks, with the indentation behind them, may stand for nothing, since base64 and hexadecimal
+//! are wrapped by them. This never changes a text.
 
 use zeroize::Zeroize as _;
 
@@ -15,9 +15,9 @@ use zeroize::Zeroize as _;
 const ROUNDS: usize = 3;
 /// The longest escape, bytes: `&#x10FFFF;`, or two `\uD83D\uDE00`.
 const ESCAPE_MAX: usize = 12;
-/// How many bytes stand for one at most, but for oddities: `\\u005cu0065`, and such.
+/// Most bytes that stand for one, except for oddities such as `\\u005cu0065`.
 pub(crate) const SPELLED: usize = 12;
-/// How far one character is looked for: a pair of surrogates whose bytes are escaped, too.
+/// Most bytes that are read for one character: a pair of surrogates whose bytes are escaped, too.
 const SPELLED_MAX: usize = 4 * SPELLED;
 
 /// One way to read a front.
@@ -25,7 +25,7 @@ const SPELLED_MAX: usize = 4 * SPELLED;
 pub(crate) enum Reading {
     /// So many bytes stand for this.
     Character(usize, Character),
-    /// So many bytes are a line's end, and may be nothing.
+    /// So many bytes are a line's end, and may stand for nothing.
     Break(usize),
     /// The text ends within what may be an escape.
     Cut,
@@ -81,8 +81,8 @@ pub(crate) fn begins_escape(byte: u8) -> bool {
     matches!(byte, b'%' | b'\\' | b'&')
 }
 
-/// Whether an escape may go on behind its first byte by this one, or by what this one stands for. By any
-/// other it is none, whatever else is undone: that other is read as itself, in every round.
+/// Whether an escape that begins with `first` may go on with `second`, or with what `second` stands for. With
+/// any other byte it is no escape, whatever else is undone: that byte is read as itself, in every round.
 pub(crate) fn may_go_on(first: u8, second: u8) -> bool {
     match first {
         _ if is_special(second) => true,
@@ -93,8 +93,8 @@ pub(crate) fn may_go_on(first: u8, second: u8) -> bool {
     }
 }
 
-/// Whether a text begins with so many of one byte that begins an escape that it reads as nothing but the same
-/// byte, in every round: `%%`, `&&` are none, and `\\\\\\\\` is `\`.
+/// Whether a text begins with a run of one escape-beginning byte that is so long that it reads as that byte
+/// only, in every round: `%%` and `&&` are no escapes, and `\\\\\\\\` is `\`.
 pub(crate) fn is_run(text: &[u8]) -> bool {
     match text.first_chunk::<{ 1 << ROUNDS }>() {
         Some(front) => begins_escape(front[0]) && *front == [front[0]; 1 << ROUNDS],
@@ -125,7 +125,7 @@ pub(crate) fn readings(text: &[u8], mut take: impl FnMut(Reading)) {
     {
         take(Reading::Break(length + blanks(text, length)));
     }
-    // Deeper where one escape gives what begins another, or has others within.
+    // Go deeper if an escape stands for what begins another, or has others within.
     let deeper = match outer {
         Some(Reading::Character(_, character)) => character.is_special(),
         Some(Reading::Break(_) | Reading::Cut) => false,
@@ -139,13 +139,13 @@ pub(crate) fn readings(text: &[u8], mut take: impl FnMut(Reading)) {
     }
 }
 
-/// The readings of a front within which others were undone first. Few fronts come here.
+/// Gives the readings of a front after the escapes within it were undone. Few fronts need this.
 #[inline(never)]
 fn nested(text: &[u8], mut take: impl FnMut(Reading)) {
     let window = text.get(..SPELLED_MAX).unwrap_or(text);
     let mut once = Undone::new(window, SPELLED_MAX);
     if once.front(text, &mut take) {
-        // Of the last one nothing is looked at but its front.
+        // Of the last round only the front is looked at.
         Undone::new(once, ESCAPE_MAX).front(text, &mut take);
     }
 }
@@ -154,7 +154,7 @@ fn nested(text: &[u8], mut take: impl FnMut(Reading)) {
 trait Source {
     /// What stands from `at` on: so many bytes at least, or all there are.
     fn from(&mut self, at: usize, least: usize) -> &[u8];
-    /// How many bytes of the text so many of these are, which somebody has read.
+    /// How many bytes of the text the first `length` bytes here stand for, which must have been read.
     fn source(&self, length: usize) -> usize;
     /// Whether there was anything to undo in it.
     fn has_undone(&mut self) -> bool;
@@ -174,19 +174,19 @@ impl Source for &[u8] {
     }
 }
 
-/// A text's front with every escape undone, and where each byte comes from: as far as somebody has read it,
-/// since mostly the first two bytes tell that it is no escape. At most so many bytes.
+/// A text's front with every escape undone, and where each byte comes from. Undone only as far as it is read,
+/// since mostly the first two bytes show that it is no escape; `most` bytes at most.
 struct Undone<S: Source> {
     of: S,
     most: usize,
     bytes: [u8; SPELLED_MAX],
-    /// Where in the text the byte behind this one begins.
+    /// For each byte, where in the text the next one begins.
     ends: [u8; SPELLED_MAX],
     length: usize,
-    /// What of the source is done, and how much of that stands for itself.
+    /// How many bytes of the source are done, and how many of those (`plain`) stand for themselves.
     at: usize,
     plain: usize,
-    /// It goes no further: `cut`, in the midst of what may be an escape.
+    /// It goes no further; `cut`: it ends within what may be an escape.
     ended: bool,
     cut: bool,
 }
@@ -197,7 +197,7 @@ impl<S: Source> Undone<S> {
         Self { of, most, bytes, ends, length: 0, at: 0, plain: 0, ended: false, cut: false }
     }
 
-    /// Gives the reading of its front. Whether a further round may find another.
+    /// Gives the reading of its front. Returns whether a further round may find another.
     fn front(&mut self, text: &[u8], take: &mut impl FnMut(Reading)) -> bool {
         match escape_at(self, 0) {
             // Nothing was undone, so this is no other reading, and there are none further down.
@@ -303,7 +303,8 @@ fn escape_at(source: &mut impl Source, at: usize) -> Option<Reading> {
     }
 }
 
-/// Lines' ends, `=` before them (RFC 2045 section 6.7) and indentation behind them included.
+/// Length of the line ends at a text's front, `=` before them (RFC 2045 section 6.7) and indentation behind
+/// them included.
 fn soft_break(text: &[u8]) -> Option<usize> {
     let ends = match text {
         [b'\n' | b'\r', ..] => 1,
@@ -420,7 +421,7 @@ fn entity(text: &[u8]) -> Read<(usize, Character)> {
     Some(character.map(|character| (end + 2, character)))
 }
 
-/// Whether an entity may hold it.
+/// Whether an entity may contain this byte.
 fn is_in_entity(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'#'
 }

@@ -14,7 +14,7 @@ use crate::tokens::End;
 
 /// A held tail of fewer than 8 bytes is released after this silence: a prompt must show.
 pub const SILENCE: Duration = Duration::from_millis(50);
-/// Read at once.
+/// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 
 /// One stream: takes bytes, gives what may be shown.
@@ -159,7 +159,7 @@ impl<W: Write> Write for LogWriter<W> {
 
 impl<W: Write> Drop for LogWriter<W> {
     fn drop(&mut self) {
-        // A log that nobody takes (a closed pipe) has nobody to be told.
+        // If nobody reads the log (a closed pipe), there is nobody to report the error to.
         let _ = self.release();
     }
 }

@@ -1,8 +1,8 @@
 //! Tier 2: candidates by literal prefix, each verified where it stands. A failed candidate costs its own
 //! bounded verification and nothing else: the search goes on one byte further.
 //!
-//! What is short is searched by the pairs of bytes that a prefix can begin with, a table that the compiler
-//! makes; what is long by one automaton over all prefixes, which takes a millisecond and more to make.
+//! A short window is searched by the pairs of bytes that a prefix can begin with, a table made at compile
+//! time; a long one by one automaton over all prefixes, which takes a millisecond and more to build.
 
 use std::sync::LazyLock;
 
@@ -31,7 +31,7 @@ struct Table {
 /// What stands at a candidate's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Candidate {
-    /// Cannot be told before more bytes come; the candidate starts here.
+    /// Can't be decided before more bytes come; the candidate starts here.
     Undecided { at: usize },
     /// A token that starts at `at`, of which `start..end` is masked.
     Token { at: usize, start: usize, end: usize, kind: &'static str },
@@ -151,7 +151,7 @@ fn next_by_pairs(window: &[u8], from: usize) -> Option<(usize, &'static [u8])> {
     )
 }
 
-/// The same.
+/// As [`next_by_pairs`], for long windows.
 fn next_by_automaton(window: &[u8], from: usize) -> Option<(usize, &'static [u8])> {
     let range = from..window.len();
     let found = if range.is_empty() { None } else { LONG.find(Input::new(window).range(range)) }?;

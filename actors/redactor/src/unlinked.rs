@@ -1,6 +1,6 @@
-//! Opening for reading what lies where somebody hostile may have a hand: logs, in directories of gateways
-//! that may be in strange hands. Whoever reads there, root among them, may read more than those who write
-//! there.
+//! Opens files for reading in directories that an attacker may write to: logs, in directories of gateways
+//! that may be under foreign control. The reader, root for one, may be allowed to read more than those who
+//! write there.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,8 +1,9 @@
-//! Answers of places that may be told a credential: searched for it, so that an echo doesn't bring it inside.
+//! Searches the answers of destinations that may receive a credential, so that an echo doesn't bring it into
+//! the sandbox.
 //!
-//! A value in them becomes as many `*`: lengths and framing stay true. For that they must come in clear and
-//! in order, so compression, ranges and character sets aren't asked for. Other places' answers never come
-//! here.
+//! Each byte of a value becomes a `*`, so that lengths and framing stay true. Answers can be searched only if
+//! they come in clear and in order, so compression, ranges and character sets aren't asked for. Answers of
+//! other destinations never come here.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,10 +17,10 @@ use redactor::{Guesser, Mask, Pieces, RedactorError, Screen, Secret, Sieve};
 use super::charset;
 use crate::body::BoxError;
 
-/// How a whole answer, gRPC and Connect say that bytes are compressed, besides the way they are sent in.
+/// Fields by which HTTP, gRPC and Connect say that bytes are compressed, besides the transfer coding.
 const ENCODINGS: [&str; 3] = ["content-encoding", "grpc-encoding", "connect-content-encoding"];
-/// What asks for pieces, differences, compressed messages or other characters: a value in them is one that
-/// nobody finds. A server may always answer with the whole (RFC 9110 section 14.2).
+/// Fields that ask for ranges, deltas, compressed messages or other character sets, in which no value would
+/// be found. A server may always answer with the whole (RFC 9110 section 14.2).
 const UNSEARCHABLE: [&str; 9] = [
     "accept-charset",
     "accept-encoding",
@@ -32,15 +33,15 @@ const UNSEARCHABLE: [&str; 9] = [
     "connect-accept-encoding",
 ];
 
-/// What is searched for. Cheap to clone.
+/// The values that are searched for. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Values {
     screen: Screen,
-    /// Names of header fields come in small letters.
+    /// The same in lower case, as names of header fields are.
     names: Screen,
 }
 
-/// What keeps credentials out of one answer, and whoever reads it from guessing them. Cheap to clone.
+/// Keeps credentials out of one answer, and the answer's reader from guessing them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard {
     values: Values,
@@ -55,7 +56,7 @@ impl Values {
         Ok(Self { screen: Screen::new(values, Mask::Stars)?, names: Screen::new(&small, Mask::Stars)? })
     }
 
-    /// For an answer that this one reads.
+    /// The guard of an answer; `guesser` stands for the answer's reader.
     pub(super) fn kept_from(&self, guesser: Guesser) -> Guard {
         Guard { values: self.clone(), guesser }
     }
@@ -64,7 +65,7 @@ impl Values {
 impl Guard {
     /// Makes a request ask for an answer that can be searched.
     pub(crate) fn asks_in_clear(headers: &mut HeaderMap) {
-        // In every spelling that some program reads as one of them.
+        // Also matches other spellings that some program reads as one of these names.
         let asks = |name: &HeaderName| UNSEARCHABLE.iter().any(|own| is_spelled(own, name.as_str()));
         let asking: Vec<HeaderName> = headers.keys().filter(|name| asks(name)).cloned().collect();
         for name in asking {
@@ -74,8 +75,8 @@ impl Guard {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
 
-    /// Whether an answer came in clear, in characters that are searched, and is no piece or difference: what
-    /// wasn't asked for.
+    /// Whether an answer can be searched: it is not compressed, is in a character set that is searched, and
+    /// is neither a range nor a delta. None of these was asked for.
     pub(crate) fn is_clear(status: StatusCode, headers: &HeaderMap) -> bool {
         let all = |name: &str, clear: &[u8]| {
             headers.get_all(name).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(clear))
@@ -86,7 +87,7 @@ impl Guard {
             && charset::is_clear(headers)
     }
 
-    /// Masks values in header fields (also of trailers). A field with one in its name is taken off.
+    /// Masks values in header fields (also of trailers). A field with one in its name is removed.
     pub(crate) fn headers(&self, headers: &mut HeaderMap) {
         let named: Vec<HeaderName> = headers
             .keys()
@@ -130,21 +131,21 @@ impl Guard {
 pub(crate) struct Screened<B> {
     inner: B,
     guard: Guard,
-    /// What is yet to be searched of the last frame.
+    /// The part of the last frame that isn't searched yet.
     pieces: Pieces,
     sieve: Sieve,
-    /// Trailers that wait until what was held is out.
+    /// Trailers that wait until what the sieve held back is out.
     trailers: Option<HeaderMap>,
 }
 
 impl<B> Screened<B> {
-    /// What was held, at the end of the data.
+    /// Returns what the sieve held back, at the end of the data.
     fn rest(&mut self) -> Option<Frame<Bytes>> {
         let rest = self.sieve.finish();
         (!rest.is_empty()).then(|| Frame::data(rest))
     }
 
-    /// Bytes that came and are not out yet.
+    /// Number of bytes that were received and not passed on yet.
     fn waiting(&self) -> usize {
         self.pieces.left() + self.sieve.held()
     }
@@ -201,7 +202,7 @@ where
         self.inner.is_end_stream() && self.waiting() == 0 && self.trailers.is_none()
     }
 
-    /// Stars don't change a length.
+    /// Masking doesn't change a length.
     fn size_hint(&self) -> SizeHint {
         let (inner, held) = (self.inner.size_hint(), self.waiting() as u64);
         let mut hint = SizeHint::new();

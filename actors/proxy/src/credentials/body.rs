@@ -1,4 +1,4 @@
-//! Placeholders in bodies and messages that are whole: JSON, forms, text.
+//! Replaces placeholders in bodies and messages that were read whole: JSON, forms, text.
 //!
 //! Pure functions: exactly the strings that hold a placeholder are written anew, every other byte stays. A
 //! body that can't be read strictly is refused if it might hold one.
@@ -14,7 +14,7 @@ use super::head::{Filled, encoded, fill, plain};
 use super::placeholder::{find, holds};
 use super::{Credentials, Request, Wallet, denied, misplaced, shown};
 
-/// How a body is written, as far as placeholders are replaced in it.
+/// The formats of bodies in which placeholders are replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// `application/json`, and `application/…+json`.
@@ -26,7 +26,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// What the head says; none for anything else, and where it says several things.
+    /// The kind that `Content-Type` names; none for any other type, and if there are several such fields.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut all = headers.get_all(header::CONTENT_TYPE).iter();
         let (Some(said), None) = (all.next(), all.next()) else { return None };
@@ -77,8 +77,9 @@ pub(super) fn name_in(kind: Option<Kind>, body: &[u8]) -> Option<String> {
     name
 }
 
-/// A WebSocket message with values for its placeholders, where it may be `rewritten`: JSON where it is that,
-/// else text. With the names of the credentials that it carries then.
+/// Puts values in a WebSocket message for its placeholders. `rewritten` is the message's text, if it may be
+/// rewritten; else a placeholder is refused. Text that is JSON is rewritten as JSON. Returns the message with
+/// the names of the credentials that it then carries; none if it has no placeholder.
 pub(crate) fn in_message(
     credentials: &Credentials,
     request: Request<'_>,
@@ -115,7 +116,7 @@ struct Token<'a> {
 }
 
 impl Token<'_> {
-    /// What it says; none if that is not valid.
+    /// The string's text; none if it is not valid.
     fn decoded(&self) -> Option<Zeroizing<String>> {
         serde_json::from_slice(self.raw).ok().map(Zeroizing::new)
     }
@@ -165,7 +166,7 @@ fn json(text: &[u8], wallet: &mut Wallet<'_>) -> Result<Option<Filled>, Denial> 
             None => fill(said.as_bytes(), wallet, plain).map(|filled| {
                 let filled = filled.unwrap_or_default();
                 out.extend_from_slice(text.get(at..token.start).unwrap_or_default());
-                // Text with text in it is text: what is left of a fault is an empty string.
+                // Text with a value in it should be valid UTF-8; if it isn't, an empty string is written.
                 let filled = std::str::from_utf8(&filled).unwrap_or_default();
                 let _into_memory = serde_json::to_writer(&mut *out, filled);
                 at = token.start + token.raw.len();

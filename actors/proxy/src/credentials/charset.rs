@@ -1,15 +1,15 @@
-//! In which character sets an answer can be searched: those that write ASCII as ASCII, and UTF-16, which the
-//! search knows.
+//! The character sets in which an answer can be searched: those that write ASCII as ASCII, and UTF-16, which
+//! the search knows.
 //!
-//! In UTF-7, UTF-32 or EBCDIC a value is other bytes, and some servers write in whatever they are asked for.
+//! In UTF-7, UTF-32 or EBCDIC a value has other bytes, and some servers write in whatever set is asked for.
 //! Nothing here converts anything, or guesses at the set of an answer that doesn't name one.
 
 use http::{HeaderMap, HeaderValue, header};
 
-/// What names a character set, in `Accept` and in `Content-Type`.
+/// The parameter that names a character set, in `Accept` and in `Content-Type`.
 const PARAMETER: &[u8] = b"charset";
-/// Sets by name. Those of East Asia write ASCII as it is, and what stands behind the first byte of another
-/// character is found all the more.
+/// Sets that can be searched, by name. Those of East Asia write ASCII as it is; that later bytes of their
+/// other characters may look like ASCII can only lead to more finds.
 const CLEAR: [&str; 32] = [
     "ascii",
     "ansi_x3.4-1968",
@@ -47,7 +47,7 @@ const CLEAR: [&str; 32] = [
 /// Families of sets, by how their names begin; a number follows.
 const FAMILIES: [&str; 6] = ["cp125", "iso-8859-", "iso8859-", "iso_8859-", "windows-125", "x-cp125"];
 
-/// Takes off what `Accept` says of character sets: all of a parameter that names one in any way, since
+/// Removes character sets from `Accept`: each parameter in which the word `charset` stands anywhere, since
 /// readers differ on quotes.
 pub(super) fn ask_for_none(headers: &mut HeaderMap) {
     let header::Entry::Occupied(mut accept) = headers.entry(header::ACCEPT) else { return };
@@ -56,7 +56,7 @@ pub(super) fn ask_for_none(headers: &mut HeaderMap) {
     }
     let kept: Vec<Vec<u8>> = accept.iter().map(|value| without(value.as_bytes())).collect();
     let kept = kept.join(&b", "[..]);
-    // With nothing left it is any kind that is asked for, as without the field.
+    // If nothing is left, the field is removed: without it any kind is asked for.
     match HeaderValue::from_bytes(&kept) {
         Ok(kept) if !kept.is_empty() => {
             accept.insert(kept);
@@ -67,7 +67,7 @@ pub(super) fn ask_for_none(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the set that an answer names, if it does, is one in which it can be searched.
+/// Whether an answer can be searched in every character set that it names, if it names any.
 pub(super) fn is_clear(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONTENT_TYPE).iter().all(|value| named_in(value.as_bytes()).all(is_known))
 }
@@ -78,7 +78,7 @@ fn without(value: &[u8]) -> Vec<u8> {
     for part in value.split_inclusive(|byte| matches!(byte, b',' | b';')) {
         match part {
             part if !names_one(part) => kept.extend_from_slice(part),
-            // The separator before it becomes the one behind it.
+            // The separator before this part is replaced by the one behind it.
             [.., last @ (b',' | b';')] => {
                 kept.pop();
                 kept.push(*last);
@@ -109,7 +109,7 @@ fn named_in(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// None at all is no set: `charset=`.
+/// Whether answers in this set can be searched. An empty name (`charset=`) names no set.
 fn is_known(name: &[u8]) -> bool {
     let of_family = |family: &&str| {
         let number =

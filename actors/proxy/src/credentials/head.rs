@@ -1,7 +1,7 @@
-//! Placeholders in a request's head: header values, the two halves of Basic, values of the query.
+//! Replaces placeholders in a request's head: header values, the two halves of Basic, values of the query.
 //!
-//! What was judged stays as it is; only what is sent has a value in it. In the path, in names of headers and
-//! parameters, and spelled with one escape over another, a placeholder is refused.
+//! Values are written only into what is sent; what was judged stays as it is. In the path, in names of
+//! headers and parameters, and spelled with one escape over another, a placeholder is refused.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -17,7 +17,7 @@ use super::{Wallet, denied, misplaced};
 /// RFC 3986 unreserved characters stay; all else is encoded.
 pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Servers take base64 with and without its padding.
+/// Accepts base64 with and without its padding, as servers do.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -25,7 +25,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Bytes with values in them: wiped when they go.
+/// Bytes with values in them: wiped when dropped.
 pub(super) type Filled = Zeroizing<Vec<u8>>;
 
 /// `text` with a value for every placeholder, each written by `encode`; none if there is no placeholder.
@@ -50,17 +50,17 @@ pub(super) fn fill(
     Ok(Some(out))
 }
 
-/// As it is.
+/// Writes a value as it is.
 pub(super) fn plain(value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
-/// As a part of a query or form.
+/// Writes a value percent-encoded, as a part of a query or form.
 pub(super) fn encoded(value: &[u8], out: &mut Vec<u8>) {
     percent_encode(value, ENCODED).for_each(|piece| out.extend_from_slice(piece.as_bytes()));
 }
 
-/// A path is judged, recorded and shown: no credential belongs there.
+/// Refuses a placeholder in the path: paths are judged, recorded and shown.
 pub(super) fn path(path: &CanonicalPath) -> Result<(), Denial> {
     match find(path.as_str().as_bytes(), 0) {
         Some(place) => Err(misplaced(place.name, "stand in the path")),
@@ -81,7 +81,7 @@ pub(super) fn headers(headers: &mut HeaderMap, wallet: &mut Wallet<'_>) -> Resul
         if name == header::SEC_WEBSOCKET_KEY
             && let Some(place) = find(value.as_bytes(), 0)
         {
-            // The client is told a hash of it.
+            // The server's answer would give the client a hash of it.
             return Err(misplaced(place.name, "stand in a WebSocket's key"));
         }
         let filled = match name == header::AUTHORIZATION {
@@ -102,8 +102,8 @@ pub(super) fn headers(headers: &mut HeaderMap, wallet: &mut Wallet<'_>) -> Resul
     Ok(())
 }
 
-/// A name has no colon, so a placeholder in its place is read as the field `cofferdam` with the rest as its
-/// value.
+/// Refuses a placeholder in place of a field's name. Since a name has no colon, that was parsed as the field
+/// `cofferdam` with the rest as its value.
 fn in_name(name: &HeaderName, value: &HeaderValue) -> Result<(), Denial> {
     let (word, rest) = placeholder::PREFIX.split_once(':').unwrap_or_default();
     match name.as_str() == word && value.as_bytes().trim_ascii_start().starts_with(rest.as_bytes()) {

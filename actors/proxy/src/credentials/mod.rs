@@ -1,14 +1,14 @@
-//! Credentials by placeholder: the agent says `cofferdam:cred:NAME`, and what it stands for is put in here,
-//! on the way out.
+//! Credentials by placeholder: the agent writes `cofferdam:cred:NAME`, and on the way out the value is put in
+//! its place here.
 //!
 //! ```text
 //! section ─ Credentials ─ head (headers, Basic, query) ─ upload (bodies, by body) ─ … ─ answer (screened)
 //!           (who, where)   └──────── after the verdict, before anything is dialled ───┘
 //! ```
 //! A credential goes with a request whose host, port, path *and* judged program are all in one entry of its
-//! `use`; any other placeholder is refused, so that none leaves unresolved. Here are the credentials
-//! themselves and that decision; the other files say where placeholders stand and how a value is written
-//! there. Must never put a value into an error, a record or anything that prints.
+//! `use`; any other placeholder is refused, so that none leaves unresolved. This file has the credentials
+//! themselves and makes that decision; the other files find placeholders and write values in their places.
+//! Must never put a value into an error, a record or anything that prints.
 
 mod answer;
 mod body;
@@ -48,7 +48,7 @@ struct Held {
     uses: Box<[Use]>,
 }
 
-/// One place where a credential may go: all of it must fit.
+/// One place where a credential may go: a request must match every field.
 #[derive(Debug, Clone)]
 pub(crate) struct Use {
     pub(crate) host: HostPattern,
@@ -64,24 +64,24 @@ pub enum Unusable {
     /// The section is wrong.
     #[error(transparent)]
     Section(#[from] Faults),
-    /// Nobody resolved a reference.
+    /// A reference was not resolved.
     #[error("credentials.{0}: its key was not resolved when the sandbox started: restart the sandbox")]
     Unresolved(String),
-    /// A key that answers could not be searched for.
+    /// A key is too short to be searched for in answers.
     #[error(
         "credentials.{0}: the key is shorter than {SCREEN_MIN} bytes, too short to be kept out of answers: use a longer one"
     )]
     Short(String),
-    /// More than answers can be searched for.
+    /// There are more keys than answers can be searched for.
     #[error("credentials: {0}")]
     Many(#[from] RedactorError),
 }
 
 impl Credentials {
-    /// From the section of cofferdam.yaml and the keys that its references led to.
+    /// Builds the credentials from the section of cofferdam.yaml and the keys that its references led to.
     ///
     /// # Errors
-    /// [`Unusable`], with the mend and without a key.
+    /// [`Unusable`]: says how to mend it, and holds no key.
     pub fn new(section: &Section, key: impl Fn(&Reference) -> Option<Secret>) -> Result<Self, Unusable> {
         let mut book = BTreeMap::new();
         for (name, reference, uses) in section.checked()? {
@@ -96,7 +96,7 @@ impl Credentials {
         Ok(Self { book, values })
     }
 
-    /// Whether a key can be kept out of answers.
+    /// Checks that a key is long enough to be kept out of answers.
     ///
     /// # Errors
     /// [`Unusable::Short`].
@@ -104,7 +104,7 @@ impl Credentials {
         if key.len() < SCREEN_MIN { Err(Unusable::Short(name.to_owned())) } else { Ok(()) }
     }
 
-    /// Whether there is none.
+    /// Whether there are no credentials.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.book.is_empty()
@@ -146,7 +146,7 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// What of a permitted request decides on its credentials.
+/// The parts of a permitted request that decide which credentials it may carry.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub(crate) to: &'a Destination,
@@ -173,7 +173,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// In how far a request is not what a use is for; the later, the nearer.
+/// Why a request doesn't match a use. The later the variant, the nearer the request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Miss {
     Host,
@@ -291,7 +291,7 @@ fn denied(detail: String, hint: Option<String>) -> Denial {
     Denial { layer: Layer::L7, detail, policy: None, hint }
 }
 
-/// A name out of a request, for messages: as long as a name can be.
+/// A name from a request, cut for messages to the length that a name can have.
 fn shown(name: &str) -> &str {
     name.get(..name.len().min(MAX_NAME_BYTES)).unwrap_or_default()
 }

@@ -1,8 +1,8 @@
 //! What a placeholder looks like, and where one stands in bytes.
 //!
-//! `cofferdam:cred:NAME`, with NAME as long as it goes. The colons may be spelled as percent-encoding and
-//! JSON spell them: such a spelling is never replaced, but it is noticed, so that it can be refused. Pure
-//! functions over bytes.
+//! `cofferdam:cred:NAME`, where NAME takes in every name character that follows. The colons may be spelled as
+//! percent-encoding and JSON spell them: such a spelling is never replaced, but it is noticed, so that it can
+//! be refused. Pure functions over bytes.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -23,14 +23,14 @@ const LONGEST: usize = WORD.len() + 6 + CRED.len() + 6;
 
 static SEARCH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(WORD));
 
-/// A placeholder.
+/// A placeholder that was found in a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place<'a> {
-    /// All of it.
+    /// The bytes that the placeholder takes.
     pub(crate) span: Range<usize>,
-    /// The name in it, as far as the text goes.
+    /// The name in it, cut where the text ends.
     pub(crate) name: &'a str,
-    /// Whether its colons are colons.
+    /// Whether both its colons are written as they are, not escaped.
     pub(crate) plain: bool,
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn holds(text: &[u8]) -> bool {
     find(text, 0).is_some()
 }
 
-/// The length of what a placeholder begins with, if `text` does; and whether it is spelled plainly.
+/// If `text` begins as a placeholder does: the length of that beginning, and whether it is spelled plainly.
 fn marker(text: &[u8]) -> Option<(usize, bool)> {
     let rest = text.strip_prefix(WORD)?;
     let first = colon(rest)?;
@@ -91,8 +91,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// The name in the placeholder that `chunk` holds or completes, as far as the chunk goes. The bytes
-    /// before it may be gone already; without this chunk they are no placeholder.
+    /// Returns the name in the placeholder that `chunk` holds or completes, as far as the chunk has it.
+    /// Earlier chunks may have been sent on already: without this one they are no placeholder.
     pub(crate) fn finds(&mut self, chunk: &[u8]) -> Option<String> {
         let head = chunk.get(..chunk.len().min(LONGEST + MAX_NAME_BYTES)).unwrap_or_default();
         let seam = [&self.tail, head].concat();

@@ -18,7 +18,7 @@ use super::{Credentials, Unusable, Use};
 pub const MAX_CREDENTIALS: usize = 64;
 /// Most places that one credential may go to; they are tried in order.
 pub const MAX_USES: usize = 32;
-/// Where a use that names no port leads.
+/// The port of a use that names none.
 const DEFAULT_PORT: u16 = 443;
 
 /// The section: credentials by name.
@@ -31,7 +31,7 @@ pub struct Section(BTreeMap<String, Said>);
 struct Said {
     /// Where its key is.
     from: Credential,
-    /// The variable inside that holds its placeholder.
+    /// The environment variable that holds its placeholder inside the sandbox.
     #[serde(default)]
     env: Option<String>,
     /// Where it may go.
@@ -56,13 +56,13 @@ struct SaidUse {
 pub struct Told {
     /// Its name.
     pub name: String,
-    /// The variable inside that holds its placeholder.
+    /// The environment variable that holds its placeholder inside the sandbox.
     pub env: Option<String>,
     /// Where it may go, in words.
     pub uses: Vec<String>,
 }
 
-/// One fault in the section, with the place and the mend.
+/// One fault in the section: its place, and how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("credentials.{at}: {what}")]
 pub struct Fault {
@@ -140,7 +140,7 @@ impl Section {
         self.0.iter().filter_map(|(name, said)| Some((name.as_str(), said.from.reference()?)))
     }
 
-    /// The variables inside that hold a placeholder, with it.
+    /// The environment variables that hold a placeholder inside the sandbox, each with its placeholder.
     pub fn environment(&self) -> impl Iterator<Item = (String, String)> {
         self.0.iter().filter_map(|(name, said)| Some((said.env.clone()?, super::placeholder(name))))
     }
@@ -158,8 +158,8 @@ impl Section {
         Ok(self.checked()?.into_iter().map(told).collect())
     }
 
-    /// What of it can't work under `policy`, as warnings: a placeholder in bytes that are relayed is never
-    /// seen.
+    /// Returns a warning for each use that can't work under `policy`: a placeholder in bytes that are relayed
+    /// is never seen.
     ///
     /// # Errors
     /// As [`Self::check`].
@@ -233,7 +233,8 @@ impl SaidUse {
     }
 }
 
-/// A credential belongs to the program that sends it; who started that says nothing of what it does.
+/// Checks a program that may send a credential. `ancestors` are refused: which program started it says
+/// nothing about what it does.
 fn sender(said: &NamedProgram) -> Result<Binary, String> {
     match said.ancestors() {
         Some(_) => Err("`ancestors` has no place here: name each program that sends it".into()),
@@ -251,7 +252,7 @@ impl Use {
     }
 }
 
-/// A name that shells take for a variable's.
+/// Whether shells accept `text` as the name of a variable.
 fn is_variable(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with(|c: char| c.is_ascii_digit())
@@ -262,7 +263,7 @@ impl Section {
     /// Reads every key. For the CLI, before the start, on the operator's side.
     ///
     /// # Errors
-    /// The first that can't be had or can't be used, with the mend.
+    /// The first key that can't be read or can't be used, with how to mend it.
     pub fn resolve(&self) -> Result<Vec<(String, redactor::Secret)>, String> {
         self.references()
             .map(|(name, reference)| {

@@ -1,4 +1,5 @@
-//! What of a permitted request is sent: its head and body with values for their placeholders, or a refusal.
+//! Prepares a permitted request for sending: its head and body with values for their placeholders, or a
+//! refusal.
 //!
 //! Nothing is dialled before this. A body is read whole where it is rewritten, and where it is short; a
 //! longer one is watched as it passes, and broken off before the chunk that would complete a placeholder.
@@ -24,7 +25,7 @@ use crate::verdict::Permitted;
 
 /// A request as it is sent.
 pub(crate) struct Sent {
-    /// The query, where it is another than the judged one.
+    /// The query, if it differs from the judged one.
     pub(crate) query: Option<Zeroizing<String>>,
     pub(crate) body: Forwarded,
     /// Names of the credentials that are in it.
@@ -42,8 +43,8 @@ pub(crate) async fn apply(
     parts: &mut Parts,
     body: Forwarded,
 ) -> Result<Sent, Refusal> {
-    // The gateway adds its own keys and takes the caller's off; what a model is told of placeholders asks for
-    // none.
+    // A request for the gateway, which adds its own keys and removes the caller's: a placeholder in text for
+    // a model is not to be replaced.
     if permitted.granted().grant().is_none() {
         return Ok(Sent { query: None, body, carried: Vec::new() });
     }
@@ -105,8 +106,8 @@ async fn rewritten(
     Ok(with_trailers(body.replaced(Bytes::from_owner(filled))))
 }
 
-/// A body that goes on as it is, so that no placeholder may be in it. A short one is looked at before
-/// anything is dialled.
+/// Passes a body on as it is, so no placeholder may be in it. A short body is checked before anything is
+/// dialled.
 async fn unchanged(
     conn: &Conn,
     headers: &HeaderMap,
@@ -128,12 +129,12 @@ async fn unchanged(
     }
 }
 
-/// What may stand in trailers is looked at as they pass.
+/// Has trailers, if there are any, checked as they pass.
 fn with_trailers(body: Forwarded) -> Forwarded {
     if body.has_trailers() { body.watched() } else { body }
 }
 
-/// A body of which only the beginning is there.
+/// Checks what was read of a body, and has the rest checked as it passes.
 fn watched(body: Forwarded) -> Result<Forwarded, Refusal> {
     match find(body.read(), 0) {
         Some(place) => Err(unrewritten(place.name).into()),
@@ -154,7 +155,7 @@ fn stated_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// A body holds a placeholder and is not rewritten, whatever the reason.
+/// The denial for a body that holds a placeholder and is not rewritten, whatever the reason.
 pub(crate) fn unrewritten(name: &str) -> Denial {
     denied(
         format!("the body holds the placeholder of credential `{}`, and is not rewritten", shown(name)),

@@ -35,7 +35,7 @@ struct Inner {
 }
 
 impl OwnAddresses {
-    /// Reads the addresses of the host's interfaces, and will again as they age.
+    /// Reads the addresses of the host's interfaces, and reads them anew as they age.
     ///
     /// # Errors
     /// When the interfaces can't be listed (`getifaddrs(3)`): without the list the guard would let through

@@ -26,11 +26,11 @@ pub const MAX_ATTEMPTS: usize = 8;
 pub struct Connected {
     /// The stream, with `TCP_NODELAY` set: a proxy forwards as it reads, and must not wait for more.
     pub stream: TcpStream,
-    /// What it leads to.
+    /// The judged destination that it leads to.
     pub reached: Reached,
 }
 
-/// What of a connection's other end was judged, to be judged again when the policy changes.
+/// The part of a connection's other end that was judged, to be judged again when the policy changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reached {
     /// This address: dialled, or one of those that were judged before an upstream proxy was asked.
@@ -114,7 +114,7 @@ async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
     if (peer.ip(), peer.port()) != (addr.ip(), addr.port()) {
         return Err(io::Error::other(format!("asked for {addr}, connected to {peer}")));
     }
-    // A port of the ephemeral range that nobody listens on can connect to itself (simultaneous open).
+    // A connection to a local ephemeral port without a listener can connect to itself (simultaneous open).
     if stream.local_addr()? == peer {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }

@@ -21,7 +21,7 @@ impl JudgedAddr {
         self.0
     }
 
-    /// The host's own loopback, for the one name that leads there. The caller has made sure of the name.
+    /// The host's own loopback, for the one name that leads there. The caller must have checked the name.
     pub(super) fn host_loopback(port: u16) -> [Self; 2] {
         [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(|ip| Self(SocketAddr::new(ip, port)))
     }
@@ -50,7 +50,7 @@ pub enum Refusal {
         /// What the table says of it.
         reason: Reason,
     },
-    /// The range needs the policy's word.
+    /// The range needs the policy's explicit permission.
     #[error("{address} is {reason}")]
     Local {
         /// The refused address.
@@ -72,7 +72,7 @@ pub enum Refusal {
     },
 }
 
-/// What helps who asks for what nobody can allow.
+/// The hint for requests that no rule can allow.
 pub(crate) const NEVER_OPENED: &str = "no policy and no operator opens this; a service of the host is reached as \
                                        `host.cofferdam.internal`, where the policy allows that";
 

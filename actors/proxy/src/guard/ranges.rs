@@ -10,7 +10,7 @@ use policy::carried::Carried;
 /// Why an address is not plain public unicast. The text stands in denials and in the audit log.
 pub type Reason = &'static str;
 
-/// What an address is, from harmless to never.
+/// The class of an address, from harmless to forbidden.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     /// Plain public unicast.
@@ -22,7 +22,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// The more severe of two; of equals the first, since what is named first tells more.
+    /// Returns the more severe of two; of equals the first, since the first says more.
     fn worse(self, other: Self) -> Self {
         let severity = |class| match class {
             Self::Public => 0,
@@ -33,7 +33,7 @@ impl Class {
     }
 }
 
-/// One row: a network and what it is.
+/// One row of the table: a network and its class.
 struct Row<A> {
     net: A,
     prefix: u32,
@@ -49,7 +49,7 @@ const fn v6(segments: [u16; 8], prefix: u32, class: Class) -> Row<u128> {
     Row { net: Ipv6Addr::new(a, b, c, d, e, f, g, h).to_bits(), prefix, class }
 }
 
-/// What the metadata rows say.
+/// The class of all metadata services.
 const METADATA: Class = Class::Never("a cloud metadata service");
 
 /// IPv4. Where rows overlap the most severe one counts; of equals the first.
@@ -106,7 +106,7 @@ const GLOBAL_UNICAST: Row<u128> = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3, Class::Pu
 /// Well-known NAT64 prefix: networks with IPv6 alone reach IPv4 through it, so it is judged by what it
 /// carries (RFC 6052).
 const NAT64: Row<u128> = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, Class::Public);
-/// What is neither of these two, nor a row of the table.
+/// The class of addresses in neither of these two ranges nor in the table.
 const NOT_GLOBAL: Class = Class::Never("outside 2000::/3, where no public address is (RFC 4291)");
 
 impl Row<u32> {
@@ -121,7 +121,8 @@ impl Row<u128> {
     }
 }
 
-/// What an address is, itself and in every IPv4 address that it carries: the most severe counts.
+/// Returns the class of an address: the most severe of its own and those of all IPv4 addresses that it
+/// carries.
 ///
 /// ```
 /// # use cofferdam_proxy::guard::{Class, classify};

@@ -1,4 +1,4 @@
-//! From a destination's host to judged addresses: one resolution, every answer judged.
+//! Resolves a destination's host to judged addresses: one resolution, every answer judged.
 //!
 //! Two names are never looked up anywhere: `host.cofferdam.internal` is the host's own loopback, and
 //! `inference.local` is served by the gateway and is nowhere on the network.
@@ -24,7 +24,7 @@ pub const MAX_ANSWERS: usize = 64;
 /// How long one resolution may take in all: two servers, two tries of a second each, and some.
 pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Where names become addresses. Implementations never judge.
+/// Looks names up. Implementations never judge.
 pub trait Lookup: Send + Sync {
     /// All addresses of a name, in the order of preference.
     fn addresses<'a>(&'a self, name: &'a DomainName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>>;
@@ -36,7 +36,7 @@ pub enum LookupError {
     /// The name doesn't exist or has no addresses.
     #[error("no such name")]
     NotFound,
-    /// No server answered, or none with sense.
+    /// No server answered, or none usefully.
     #[error("name resolution failed: {0}")]
     Failed(String),
 }
@@ -63,7 +63,8 @@ pub enum ResolveError {
     },
 }
 
-/// Resolves and judges. Clones share the lookup and its cache, and what was looked up unnamed.
+/// Resolves names and judges their addresses. Clones share the lookup, its cache and the record of unnamed
+/// names that were looked up.
 #[derive(Clone)]
 pub struct Resolver {
     lookup: Arc<dyn Lookup>,
@@ -92,15 +93,16 @@ impl Resolver {
         }
     }
 
-    /// Lets names resolve to loopback addresses, so that this crate's tests can run upstreams there. In no
-    /// program.
+    /// Lets names resolve to loopback addresses, so that this crate's tests can run upstreams there. Not
+    /// compiled into any program.
     #[cfg(test)]
     pub fn permitting_loopback_for_tests(mut self) -> Self {
         self.permit_loopback = true;
         self
     }
 
-    /// Whether a name that no entry says may be looked up for `party`: so many a minute may.
+    /// Whether a name that no entry names may be looked up for `party`: the number of those is limited per
+    /// minute.
     pub(crate) fn may_look_up_unnamed(&self, party: Party, name: &DomainName) -> bool {
         self.unnamed.takes(party, name)
     }
@@ -166,8 +168,8 @@ impl Resolver {
     }
 }
 
-/// The host's loopback, if an entry names it exactly: a wildcard that happens to cover the name is no
-/// consent.
+/// Returns the host's loopback, if an entry names it exactly: a wildcard that happens to cover the name is
+/// not enough.
 fn host_loopback(port: u16, rule: &AddressRule) -> Result<Vec<JudgedAddr>, ResolveError> {
     if rule.exact_host {
         return Ok(JudgedAddr::host_loopback(port).to_vec());
@@ -178,7 +180,7 @@ fn host_loopback(port: u16, rule: &AddressRule) -> Result<Vec<JudgedAddr>, Resol
     ))
 }
 
-/// Whether the name may be asked for at all, whoever resolves it.
+/// Checks that the name may be looked up at all, whoever resolves it.
 ///
 /// # Errors
 /// [`ResolveError::Denied`].

@@ -1,7 +1,7 @@
 //! The host's own way to resolve names: `/etc/hosts` first, then the servers of `/etc/resolv.conf`.
 //!
 //! Both files are read anew when they change: a laptop that roams or brings up a VPN must not need a restart.
-//! Search domains are never tried, since a name that policy judged must not turn into another one.
+//! Search domains are never tried, since a name that the policy judged must not turn into another one.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -25,23 +25,23 @@ use policy::DomainName;
 
 use super::resolve::{Lookup, LookupError};
 
-/// How often the two files are looked at, at most.
+/// Least time between two checks whether the files have changed.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Most bytes read of either file: an ad-blocking hosts file may have a few MiB.
 const MAX_FILE_BYTES: u64 = 16 << 20;
-/// Wait for one server's answer to one try.
+/// How long one server's answer to one try is waited for.
 const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Tries after the first.
 const RETRIES: usize = 1;
-/// Names kept with their answers, each for its TTL.
+/// Most names that are cached with their answers, each for its TTL.
 const CACHED_NAMES: u64 = 1024;
-/// Longest that an answer is kept: what moves within a day is found within five minutes even if its TTL is a
-/// day.
+/// Longest that an answer is cached: a service that moves is found again within five minutes, even if its TTL
+/// is a day.
 const MAX_TTL: Duration = Duration::from_secs(300);
-/// Longest that a "no such name" is kept.
+/// Longest that a "no such name" is cached.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(10);
-/// How long the slower of the two families is waited for once the other has answered (RFC 8305 section 3 has
-/// 50 ms for AAAA after A; we are patient, since it is the operator's network).
+/// How long the slower of the two address families is waited for once the other has answered (RFC 8305
+/// section 3 has 50 ms for AAAA after A; we wait longer, since it is the operator's network).
 const OTHER_FAMILY_GRACE: Duration = Duration::from_millis(150);
 
 /// Resolves as the host is configured.
@@ -62,7 +62,7 @@ struct Snapshot {
     stamps: [Stamp; 2],
 }
 
-/// Tells one version of a file from the next; `None` if there is no file.
+/// Device, inode, size and mtime, which tell one version of a file from the next; `None` if there is no file.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 impl std::fmt::Debug for SystemLookup {
@@ -72,7 +72,7 @@ impl std::fmt::Debug for SystemLookup {
 }
 
 impl SystemLookup {
-    /// By `/etc/hosts` and `/etc/resolv.conf`. A missing file is an empty one.
+    /// Resolves by `/etc/hosts` and `/etc/resolv.conf`. A missing file is an empty one.
     ///
     /// # Errors
     /// When the resolver can't be set up.
@@ -80,7 +80,7 @@ impl SystemLookup {
         Self::from_files("/etc/hosts", "/etc/resolv.conf")
     }
 
-    /// By these files, of the same two formats.
+    /// Resolves by these files, which have the same two formats.
     ///
     /// # Errors
     /// When the resolver can't be set up.
@@ -96,7 +96,7 @@ impl SystemLookup {
         })
     }
 
-    /// The files as they are, at most [`CHECK_EVERY`] late.
+    /// The files' content, at most [`CHECK_EVERY`] out of date.
     fn current(&self) -> Arc<Snapshot> {
         let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let checked_at = self.checked_at.load(Ordering::Relaxed);
@@ -165,7 +165,7 @@ impl Snapshot {
     }
 }
 
-/// Asks for both families at once; whoever comes first is waited with for the other, but not for long.
+/// Asks for both families at once. Once one has answered, the other is waited for, but not for long.
 async fn ask(servers: &TokioResolver, name: Name) -> Result<Vec<IpAddr>, LookupError> {
     let v6 = family(servers, name.clone(), RecordType::AAAA);
     let v4 = family(servers, name, RecordType::A);
@@ -187,8 +187,8 @@ async fn ask(servers: &TokioResolver, name: Name) -> Result<Vec<IpAddr>, LookupE
 
 type Answers = Result<Vec<IpAddr>, LookupError>;
 
-/// With one family's answer in hand, the other's: at leisure if the first has no address, else within the
-/// grace.
+/// Waits for the other family's answer once the `first` is there: to the end if the first has no address,
+/// else for [`OTHER_FAMILY_GRACE`].
 async fn settle(first: Answers, other: impl Future<Output = Answers>) -> (Answers, Option<Answers>) {
     let second = match &first {
         Ok(found) if !found.is_empty() => tokio::time::timeout(OTHER_FAMILY_GRACE, other).await.ok(),

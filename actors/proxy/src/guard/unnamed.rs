@@ -1,9 +1,9 @@
-//! Names that are looked up although no entry says them: an endpoint without `host` lets any name pass whose
-//! addresses are in its ranges, and what those are is only known once somebody outside was asked.
+//! Limits lookups of names that no entry names: an endpoint without `host` lets any name pass whose addresses
+//! are in its ranges, and those are only known once a server outside was asked.
 //!
-//! Whoever asks chooses the name, and the server of its domain reads it: bytes go out by that. So many names
-//! a minute are looked up for each party, and no more; one that was, in that minute, is free. Knows no policy
-//! and looks nothing up.
+//! The agent chooses the name, and the server of its domain reads it: that is a way to send data out. So each
+//! party may look up [`UNNAMED_LOOKUPS_PER_MINUTE`] different names a minute; the same name again within that
+//! minute is free. Knows no policy and looks nothing up.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::limits::UNNAMED_LOOKUPS_PER_MINUTE;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// The names that were looked up in the current minute, by party.
 #[derive(Debug)]
 pub(super) struct Unnamed(Mutex<Minute>);
 
@@ -27,7 +27,7 @@ struct Minute {
 }
 
 impl Unnamed {
-    /// None yet.
+    /// No name yet.
     pub(super) fn new() -> Self {
         Self(Mutex::new(Minute { since: Instant::now(), asked: HashMap::new() }))
     }

@@ -1,9 +1,9 @@
 //! From a connection's tuple to the inode of the client's socket: one exact `sock_diag(7)` query.
 //!
-//! The netlink socket was made inside the sandbox's network namespace and asks there, whoever holds it.
-//! Callers take turns at it and ask themselves: the kernel answers within the call that asks, sooner than
-//! another task would wake. The exact query costs microseconds, where reading `/proc/net/tcp` walks the
-//! kernel's whole hash table.
+//! The netlink socket was made inside the sandbox's network namespace and queries that one, whichever process
+//! holds the socket. Callers take turns at it, and each sends its query itself: the kernel answers within the
+//! send call, sooner than another task would wake. The exact query costs microseconds, where reading
+//! `/proc/net/tcp` walks the kernel's whole hash table.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -58,7 +58,7 @@ pub struct Diag {
 #[derive(Debug)]
 struct Asking {
     socket: AsyncFd<OwnedFd>,
-    /// Of the last question.
+    /// Sequence number of the last query.
     sequence: u32,
 }
 
@@ -92,9 +92,9 @@ impl Diag {
         fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         #[expect(deprecated, reason = "sound for an OwnedFd, and its successor needs unsafe code")]
         let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
-        // The descriptor's duplicate goes to the next supervisor of connections, and a caller may leave in
-        // the middle of a question: late answers may lie in it, so begin where their numbers are unlikely to
-        // have been.
+        // The next supervisor of connections gets a duplicate of this descriptor, and a caller may give up in
+        // the middle of a query, so late answers may be queued in it: begin at a random sequence number,
+        // which they are unlikely to have.
         #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
         let sequence = RandomState::new().hash_one(0u8) as u32;
         Ok(Self { turn: Arc::new(Mutex::new(Asking { socket, sequence })) })
@@ -138,8 +138,8 @@ async fn ask(socket: &AsyncFd<OwnedFd>, tuple: Tuple, sequence: u32) -> Result<O
             Err(Errno::EAGAIN) => {
                 let mut ready = socket.readable().await.map_err(|_| DiagError::Stopped)?;
                 ready.clear_ready();
-                // Between the attempt and the clearing an answer may have come: the next turn tries again,
-                // and only an empty socket leads back here.
+                // An answer may have come between the read and the clearing: the next iteration reads again,
+                // and waits only if the socket is empty.
             }
             Err(errno) => return Err(DiagError::Kernel(errno)),
         }

@@ -1,4 +1,5 @@
-//! SHA-256 of executables, through their open descriptors, remembered as long as the file is the same.
+//! SHA-256 of executables, read through their open descriptors and cached for as long as the file is
+//! unchanged.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -17,17 +18,17 @@ pub type Sha256Hash = [u8; 32];
 /// Largest executable that is hashed: the biggest agents' single-file programs have some 250 MB, and reading
 /// a gigabyte takes about the second that a caller may be kept waiting.
 pub const MAX_EXECUTABLE_BYTES: u64 = 1 << 30;
-/// Files remembered.
+/// Most files whose hash is cached.
 const CACHED_FILES: u64 = 4096;
-/// Files hashed at once: more would only starve the rest of the process of its cores.
+/// Most files hashed at once: more would only starve the rest of the process of its cores.
 const CONCURRENT: usize = 2;
 /// Bytes read at a time.
 const CHUNK: usize = 256 * 1024;
-/// A hash is not remembered if the file changed this shortly before: within one tick of the kernel's coarse
-/// clock (10 ms at 100 Hz) a second change can leave all times as they are.
+/// A hash is not cached if the file changed less than this before it was read: within one tick of the
+/// kernel's coarse clock (10 ms at 100 Hz) a second change can leave all times as they are.
 const RACY: Duration = Duration::from_millis(100);
 
-/// Tells one content of one file from any other, as far as the kernel can.
+/// Distinguishes one content of one file from any other, as far as the kernel's metadata can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Stamp {
     pub(super) dev: u64,
@@ -38,13 +39,13 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// As the file's server says, which may be silent for ever: not for an async thread.
+    /// Asks the file's server, which may never answer: not for an async thread.
     fn of(file: &File) -> Result<Self, HashError> {
         Self::look(file, AtFlags::STATX_FORCE_SYNC)
     }
 
-    /// As this kernel knows: what it would execute of the file. Nobody else is asked (statx(2)), so it
-    /// doesn't wait.
+    /// Returns what this kernel has cached, which is what it would execute. Asks no server (statx(2)), so it
+    /// doesn't block.
     fn known(file: &File) -> Result<Self, HashError> {
         Self::look(file, AtFlags::STATX_DONT_SYNC)
     }
@@ -71,7 +72,7 @@ impl Stamp {
         })
     }
 
-    /// Whether the file rested long enough before `now` for its times to tell its next change.
+    /// Whether the file's last change is long enough before `now` that its next one will show in its times.
     fn settled(&self, now: SystemTime) -> bool {
         let Ok(now) = now.duration_since(UNIX_EPOCH) else { return false };
         let Ok(secs) = u64::try_from(self.ctime.0) else { return false };
@@ -79,12 +80,12 @@ impl Stamp {
     }
 }
 
-/// The hash of a file, and of which file.
+/// A file's hash, and the stamp of the file that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Measured {
     pub(super) stamp: Stamp,
     pub(super) sha256: Sha256Hash,
-    /// It was known before: nothing was read, so no time has passed.
+    /// Whether the hash was found in the cache at once: nothing was read, so no time has passed.
     pub(super) known: bool,
 }
 
@@ -100,7 +101,7 @@ pub enum HashError {
     /// Over [`MAX_EXECUTABLE_BYTES`].
     #[error("it is larger than {} MiB", MAX_EXECUTABLE_BYTES >> 20)]
     TooLarge,
-    /// It was written to meanwhile.
+    /// The file was written to while it was hashed.
     #[error("it changed while it was read")]
     Changing,
     /// It could not be read.
@@ -118,7 +119,7 @@ impl HashError {
     }
 }
 
-/// Hashes files and remembers the hashes. Clones share the memory.
+/// Hashes files and caches the hashes. Clones share the cache.
 #[derive(Debug, Clone)]
 pub struct Digests {
     cache: Cache<Stamp, Sha256Hash>,
@@ -132,7 +133,7 @@ impl Default for Digests {
 }
 
 impl Digests {
-    /// Nothing remembered yet.
+    /// An empty cache.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -146,13 +147,13 @@ impl Digests {
             return Ok(Measured { stamp, sha256, known: true });
         }
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| HashError::Stopping)?;
-        // Whoever waited for a permit may find that somebody hashed the same file meanwhile.
+        // Another caller may have hashed the same file while this one waited for a permit.
         if let Some(sha256) = self.cache.get(&stamp) {
             return Ok(Measured { stamp, sha256, known: false });
         }
         let cache = self.cache.clone();
         let work = tokio::task::spawn_blocking(move || {
-            // The permit goes with the work: a caller that gave up doesn't make room for more of it.
+            // The work holds the permit: if the caller gives up, the work goes on and must still count.
             let _permit = permit;
             let begun = SystemTime::now();
             let stamp = Stamp::of(&file)?;
@@ -168,7 +169,7 @@ impl Digests {
         work.await.map_err(|_| HashError::Stopping)?
     }
 
-    /// The stamp alone.
+    /// Returns the file's stamp without hashing it.
     pub(super) fn stamp(file: OwnedFd) -> Result<Stamp, HashError> {
         Stamp::known(&File::from(file))
     }

@@ -1,4 +1,4 @@
-//! The judgement: from a connection to the one identity that holds it, or a denial.
+//! Judges a connection: finds the one identity that holds it, or a denial.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -15,11 +15,12 @@ use super::pins::{PinError, Pins};
 use super::processes::{ExecutableFile, Holder, Maker, Processes};
 use super::refusal::Unidentified;
 
-/// How long one identification may take: a gigabyte to hash, with one of the same size before it.
+/// How long one identification may take: enough to hash a gigabyte after waiting for another file of that
+/// size.
 pub const IDENTIFY_DEADLINE: Duration = Duration::from_secs(10);
 /// Most processes that may hold one socket: a pre-forking server has some dozens.
 pub const MAX_HOLDERS: usize = 64;
-/// How often the holders are looked at anew if they change meanwhile (a program that forks at that moment).
+/// How often the holders are looked at if they change meanwhile (a program that forks at that moment).
 pub const ROUNDS: usize = 3;
 
 /// Which look at a connection this is.
@@ -27,7 +28,7 @@ pub const ROUNDS: usize = 3;
 pub enum Look {
     /// The first, as it is accepted: its holder must be the process that made it.
     First,
-    /// A later one: whoever asks compares with what the first has found.
+    /// A later one: the caller compares the result with that of the first.
     Again,
 }
 
@@ -37,10 +38,10 @@ pub struct Identifier {
     processes: Arc<dyn Processes>,
     diag: Diag,
     pins: Pins,
-    /// Whether the policy names a program: one that has room among the pins.
+    /// Whether the policy names the program of a path, which then has reserved room among the pins.
     named: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     digests: Digests,
-    /// Whether makers are noted here, as the last first look found.
+    /// Whether makers of connections are recorded in this sandbox, as the latest [`Look::First`] found.
     notes_makers: Arc<AtomicBool>,
 }
 
@@ -64,28 +65,28 @@ impl Identifier {
         }
     }
 
-    /// Whether connections are noted as they are made; false until a first look has found it so.
+    /// Whether makers of connections are recorded in this sandbox; false until a first look has found it so.
     #[must_use]
     pub fn notes_makers(&self) -> bool {
         self.notes_makers.load(Ordering::Relaxed)
     }
 
-    /// With what was first used until now: give every identifier of a sandbox the same pins, and keep them
-    /// above the actor, so that a restart is no amnesty.
+    /// Uses these pins. Give every identifier of a sandbox the same ones, and keep them above the actor, so
+    /// that after a restart a changed program is not taken for a first use.
     #[must_use]
     pub fn with_pins(mut self, pins: Pins) -> Self {
         self.pins = pins;
         self
     }
 
-    /// With what tells which programs the policy names by their whole path.
+    /// Sets the function that says whether the policy names a program by its whole path.
     #[must_use]
     pub fn with_named(mut self, named: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.named = Arc::new(named);
         self
     }
 
-    /// What was first used, to list and accept changes.
+    /// The pins, to list them and to accept changes.
     #[must_use]
     pub fn pins(&self) -> &Pins {
         &self.pins
@@ -93,8 +94,8 @@ impl Identifier {
 
     /// Identifies who holds the client's end of an accepted connection: `client` is the peer's address,
     /// `local` the accepted socket's own. Ask anew for every request on a kept-alive connection: the socket
-    /// may have changed hands. Whose it is, only a [`Look::First`] finds. Whether code of unknown origin may
-    /// be in the caller is the policy's to say.
+    /// may have changed hands. Only a [`Look::First`] finds the party that the connection belongs to. Whether
+    /// the caller may contain code of unknown origin is for the policy to decide.
     ///
     /// # Errors
     /// Why the caller is not identified; [`Unidentified::Changed`] deserves an event of its own.
@@ -109,13 +110,14 @@ impl Identifier {
             .unwrap_or(Err(Unidentified::TimedOut))
     }
 
-    /// Whether anybody has the client's end open still, a process or a message not yet received; also where
-    /// that can't be told.
+    /// Whether the client's end is still open, in a process or in a message not yet received. Also true if
+    /// that can't be determined.
     pub async fn is_open(&self, client: SocketAddr, local: SocketAddr) -> bool {
         !matches!(self.diag.inode(client, local).await, Ok(None))
     }
 
-    /// Looks and hashes; where that took time looks again, and anew if the two looks differ.
+    /// Looks at the holders and hashes their files. If hashing took time, looks again, and starts over if the
+    /// two looks differ.
     async fn settle(
         &self,
         client: SocketAddr,
@@ -129,8 +131,9 @@ impl Identifier {
             if measured.iter().all(|m| m.known) {
                 return self.conclude(&measured, party);
             }
-            // exec keeps pid and start time, a pid can be used anew, a socket handed on while we hash: only
-            // what looks the same afterwards was what we measured.
+            // While we hash, a holder can execute another program (exec keeps pid and start time), a pid can
+            // be reused and the socket can be handed on: only holders that look the same afterwards are those
+            // that we measured.
             let (second, _) = self.look(inode, Look::Again).await?;
             if shapes(second)? == measured.iter().map(|m| m.shape.clone()).collect::<Vec<_>>() {
                 return self.conclude(&measured, party);
@@ -139,8 +142,8 @@ impl Identifier {
         Err(Unidentified::Unsettled)
     }
 
-    /// The holders of a socket, oldest first, none of them beyond trust at first sight; and whose its maker
-    /// is, of the first look.
+    /// Returns the holders of a socket, oldest first, all of them with [`presentable`] files; and, of a first
+    /// look, the party of the connection's maker.
     async fn look(&self, inode: u64, look: Look) -> Result<(Vec<Holder>, Party), Unidentified> {
         let (mut holders, maker) = match look {
             Look::First => {
@@ -163,7 +166,8 @@ impl Identifier {
         holders.sort_by_key(|h| (h.start_time, h.pid));
         let path = || holders.first().map(|holder| holder.exe.path.clone()).unwrap_or_default();
         match maker {
-            // Who else holds it must have the same identity, and its maker is judged by its own.
+            // Any other holder must have the same identity (see `conclude`), and the maker is judged by its
+            // own.
             Maker::Holds(party) => Ok((holders, party)),
             Maker::Unwatched => Ok((holders, Party::UNKNOWN)),
             Maker::Another => Err(Unidentified::NotItsMaker { path: path() }),
@@ -201,7 +205,7 @@ impl Identifier {
         }
     }
 
-    /// One identity for all, the one that was there at first use.
+    /// Returns the one identity that all holders share, if its files are those that were there at first use.
     fn conclude(&self, measured: &[Measured], party: Party) -> Result<Caller, Unidentified> {
         let (first, others) = measured.split_first().ok_or(Unidentified::NoHolder)?;
         if let Some(other) = others.iter().find(|other| other.identity() != first.identity()) {
@@ -217,7 +221,7 @@ impl Identifier {
         Ok(Caller { executable, ancestors, foreign_code, party })
     }
 
-    /// `holder` is whose identity it is part of.
+    /// Compares `file` with its pin. `holder` is the executable whose identity the file is part of.
     fn pin(&self, file: &Hashed, holder: &Hashed) -> Result<Executable, Unidentified> {
         let sha256 = file.measured.sha256;
         match self.pins.check(&file.path, &sha256, &*self.named) {
@@ -241,16 +245,16 @@ struct Measured {
     shape: Shape,
     exe: Hashed,
     ancestors: Vec<Hashed>,
-    /// All hashes were known before.
+    /// Whether all hashes were in the cache.
     known: bool,
 }
 
 impl Measured {
     /// What must be the same in all holders: the program, and the programs it descends from.
     ///
-    /// The latter as a set that holds the program itself, since of a program that forks the parent's
-    /// ancestors lack it and the child's begin with it; no rule can tell the two apart, as every rule that
-    /// holds for an ancestor holds for the program itself.
+    /// The ancestors are compared as a set that includes the program itself: if a program forks, its child's
+    /// ancestors begin with the program, and its own lack it. No rule can tell the two apart, since every
+    /// rule that holds for an ancestor holds for the program itself.
     fn identity(&self) -> (&Sha256Hash, &str, Vec<(&str, &Sha256Hash)>) {
         let mut line: Vec<_> = std::iter::once(&self.exe)
             .chain(&self.ancestors)
@@ -287,8 +291,8 @@ fn shapes(holders: Vec<Holder>) -> Result<Vec<Shape>, Unidentified> {
         .collect()
 }
 
-/// What the link itself tells. `(deleted)` at the end is the kernel's mark, and a file that really has such a
-/// name is no loss.
+/// Refuses a file whose link alone shows that it has no trustworthy path. `(deleted)` at the end is the
+/// kernel's mark; to refuse a file that really has such a name is no loss.
 fn presentable(exe: &ExecutableFile) -> Result<(), Unidentified> {
     let path = exe.path.as_str();
     if exe.deleted || !path.starts_with('/') || path.starts_with("/memfd:") || path.ends_with(" (deleted)") {
@@ -304,7 +308,7 @@ fn unhashed(path: String, why: HashError) -> Unidentified {
     }
 }
 
-/// A descriptor of a file, for whoever implements [`Processes`] over paths they trust (tests, mostly).
+/// For implementations of [`Processes`] over paths that they trust (tests, mostly).
 impl ExecutableFile {
     /// An executable whose path leads to the file.
     #[must_use]

@@ -1,4 +1,4 @@
-//! Who holds the other end of a connection: the executables behind a socket, by content.
+//! Identifies who holds the other end of a connection: the executables behind a socket, by content.
 //!
 //! ```text
 //! (client, local) ── Diag ──> socket inode ── Processes ──> every holder ── Digests ──> hashes ── Pins ──> Caller
@@ -6,10 +6,10 @@
 //!                                             └────────── looked at again afterwards ──────────┘
 //! ```
 //! The identity of a process is the content and path of its executable and of its ancestors': never a command
-//! line, a name or a process id (those the agent writes as it likes). Whatever can't be told for certain is
-//! denied: no holder, several that differ, one that did not make the connection itself, one that changes
-//! while it is looked at, a file that is deleted, replaced or lives in memory alone. This module decides
-//! nothing about destinations.
+//! line, a name or a process id (those the agent writes as it likes). Every uncertain case is denied: no
+//! holder, several that differ, one that did not make the connection itself, one that changes while it is
+//! looked at, a file that is deleted, replaced or lives in memory alone. This module decides nothing about
+//! destinations.
 
 mod diag;
 mod digest;

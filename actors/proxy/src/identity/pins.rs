@@ -12,15 +12,16 @@ use tokio::sync::watch;
 
 use super::digest::Sha256Hash;
 
-/// Most paths remembered. Beyond it new paths are refused, but for programs that the policy names by their
-/// whole path; what started them must be remembered, too. The programs of a whole distribution fit.
+/// Most paths remembered; the programs of a whole distribution fit. Beyond it new paths are refused, except
+/// for programs that the policy names by their whole path; the programs that started those need room here,
+/// too.
 pub const MAX_PINS: usize = 16_384;
-/// Room beyond it for those. More are refused as the others are.
+/// Further paths, for programs that the policy names. Beyond these they are refused as well.
 const NAMED_PINS: usize = 4096;
-/// Most bytes of all remembered paths together, as JSON has them: agents choose how long a path is, and all
-/// of it is handed from one supervisor to the next.
+/// Most bytes of all remembered paths together, as written in JSON: agents choose how long a path is, and all
+/// of them are handed from one supervisor to the next.
 pub const MAX_PINNED_BYTES: usize = 2 << 20;
-/// Room beyond it for programs that the policy names.
+/// Further bytes, for the paths of programs that the policy names.
 const NAMED_BYTES: usize = 512 << 10;
 
 /// The pins. Clones share them. Reading takes no lock; writing (once a program) copies the table.
@@ -30,20 +31,20 @@ pub struct Pins(Arc<Table>);
 #[derive(Debug)]
 struct Table {
     pins: ArcSwap<Known>,
-    /// Counts what is worth keeping for a supervisor after this one.
+    /// Counts the changes that the next supervisor must be told of.
     changes: watch::Sender<u64>,
 }
 
-/// What is remembered, and how much it is.
+/// The pins by path, and the size of all paths.
 #[derive(Debug, Clone, Default)]
 struct Known {
     pins: HashMap<Arc<str>, Pin>,
-    /// Of all paths, as [`written`] counts them.
+    /// Bytes of all paths, as [`written`] counts them.
     bytes: usize,
 }
 
 impl Known {
-    /// Whether one more fits; `named`: the policy names it.
+    /// Whether one more path fits; `named`: whether the policy names it.
     fn has_room(&self, path: &str, named: bool) -> bool {
         let (count, bytes) = match named {
             true => (MAX_PINS + NAMED_PINS, MAX_PINNED_BYTES + NAMED_BYTES),
@@ -58,7 +59,7 @@ impl Known {
     }
 }
 
-/// Bytes of a path in JSON, where a control character is six.
+/// Most bytes that a path can take in JSON, where an escaped character has up to six.
 fn written(path: &str) -> usize {
     path.bytes().map(|byte| if byte < b' ' || matches!(byte, b'"' | b'\\') { 6 } else { 1 }).sum()
 }
@@ -70,7 +71,7 @@ pub struct Pinned {
     pub path: String,
     /// Its SHA-256 at first use, or as it was last accepted.
     pub sha256: Sha256Hash,
-    /// Another content that was seen there since, and waits for the operator's word.
+    /// Hash of another content that was seen there since and that the operator has not accepted.
     pub pending: Option<Sha256Hash>,
 }
 
@@ -87,9 +88,9 @@ struct Pin {
 pub struct Changed {
     /// Its path inside the sandbox.
     pub path: Arc<str>,
-    /// What it was.
+    /// The hash that is trusted.
     pub first: Sha256Hash,
-    /// What it is.
+    /// The hash that was found.
     pub now: Sha256Hash,
 }
 
@@ -104,7 +105,7 @@ pub struct Accepted {
     pub is: Sha256Hash,
 }
 
-/// A path of which nothing is remembered.
+/// There is no pin for this path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no program at `{0}` has asked for the network yet")]
 pub struct Unknown(pub String);
@@ -154,7 +155,7 @@ impl Pins {
         Self::restored([])
     }
 
-    /// The pins that were kept by [`Pins::kept`], of a supervisor before this one.
+    /// Restores what [`Pins::kept`] returned in an earlier supervisor.
     #[must_use]
     pub fn restored(kept: impl IntoIterator<Item = Pinned>) -> Self {
         let mut known = Known::default();
@@ -165,8 +166,8 @@ impl Pins {
         Self(Arc::new(table))
     }
 
-    /// Every pin, by path: to be listed, and to be kept for a supervisor after this one, whose beginning must
-    /// not make anyone's next use a first one.
+    /// Returns every pin, sorted by path: to be listed, and to be kept for the next supervisor, whose start
+    /// must not turn any program's next use into a first one.
     #[must_use]
     pub fn kept(&self) -> Vec<Pinned> {
         let mut all: Vec<_> = self.0.pins.load().pins.values().map(Pin::shown).collect();
@@ -174,7 +175,8 @@ impl Pins {
         all
     }
 
-    /// Changes with every first use, every other content that is seen, and every word of the operator's.
+    /// A counter that changes with every first use, every other content that is seen, and every change that
+    /// the operator accepts or path that they forget.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
@@ -184,8 +186,9 @@ impl Pins {
         self.0.changes.send_modify(|n| *n = n.wrapping_add(1));
     }
 
-    /// Compares with the first use, or makes this the first use. Returns the path, shared. `named` is asked
-    /// where there is no room else: whether the policy names the program.
+    /// Compares the content with that of the first use, or records this as the first use. Returns the path,
+    /// shared. `named` says whether the policy names the program; it is called only if there is no other room
+    /// left.
     pub(super) fn check(
         &self,
         path: &str,
@@ -281,7 +284,7 @@ impl Pins {
         outcome
     }
 
-    /// Forgets a path: its next use is a first use. Gives what was remembered.
+    /// Forgets a path, so that its next use is a first use. Returns what was remembered.
     ///
     /// # Errors
     /// [`Unknown`].

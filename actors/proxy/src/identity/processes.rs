@@ -1,4 +1,4 @@
-//! The question "which processes hold this socket?", answered by whoever can see the sandbox's `/proc`.
+//! The question "which processes hold this socket?", answered by a component that sees the sandbox's `/proc`.
 //!
 //! A trait at this crate's edge: the binary wires it to the sandbox's init, tests answer from tables.
 
@@ -12,11 +12,11 @@ pub trait Processes: Send + Sync {
     /// Every process with an open descriptor of the socket with this inode, at this moment.
     ///
     /// Anything that can't be read must be an error or be reported as such in the [`Holder`], never be left
-    /// out: a holder that is not told of is a holder that is not judged.
+    /// out: a holder that is not reported is not judged.
     fn holders(&self, socket_inode: u64) -> BoxFuture<'_, Result<Vec<Holder>, HoldersError>>;
 
-    /// The same, and whether one of them made the connection. For the first look at a connection, soon after
-    /// it was made.
+    /// As [`Self::holders`], and whether one of them made the connection. For the first look at a connection,
+    /// soon after it was made.
     fn holders_and_maker(
         &self,
         socket_inode: u64,
@@ -26,13 +26,13 @@ pub trait Processes: Send + Sync {
 /// Which process made a connection, as it was noted at its connect(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Maker {
-    /// One of the holders, which has executed no other program since, and whose it is.
+    /// One of the holders, which has executed no other program since; with the party that it belongs to.
     Holds(Party),
     /// None of the holders, or one that has executed a program since.
     Another,
-    /// Nobody saw it being made.
+    /// Its maker was not observed.
     Unknown,
-    /// Nobody notes such things here, which the operator has chosen to accept.
+    /// Makers are not recorded in this sandbox, which the operator has chosen to accept.
     Unwatched,
 }
 
@@ -47,10 +47,10 @@ pub struct Holder {
     /// What it runs.
     pub exe: ExecutableFile,
     /// Whether an executable mapping other than `exe` lies on a writable mount, is deleted or is a memfd:
-    /// code that the executable's hash says nothing of (`LD_PRELOAD` and its like).
+    /// code that the executable's hash doesn't cover (`LD_PRELOAD` and its like).
     pub foreign_code: bool,
     /// The executables of its parent, grandparent and so on, nearest first, ending below the sandbox's init.
-    /// All of them: a part of the line is an error.
+    /// Always complete: if some can't be read, that is an error.
     pub ancestors: Vec<ExecutableFile>,
 }
 
@@ -66,10 +66,10 @@ pub struct ExecutableFile {
     pub deleted: bool,
 }
 
-/// Why the holders can't be told. Every kind is a denial.
+/// Why the holders can't be determined. Every kind leads to a denial.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HoldersError {
-    /// Whoever answers is restarting or gone.
+    /// The component that answers is restarting or gone.
     #[error("the sandbox's process table can't be asked: {0}")]
     Unavailable(String),
     /// A process could not be read.

@@ -16,7 +16,7 @@ pub enum Unidentified {
     /// The kernel could not be asked for the socket.
     #[error("the connection's socket can't be looked up: {0}")]
     Diag(#[from] DiagError),
-    /// The processes could not be told.
+    /// The processes that hold the socket could not be determined.
     #[error("{0}")]
     Holders(#[from] HoldersError),
     /// The kernel knows no such socket in the sandbox: closed already.
@@ -120,7 +120,7 @@ impl From<Unidentified> for Unjudged {
             U::NotItsMaker { path } | U::Changed { path, .. } => {
                 Self::Named { program: path.as_str().into(), denial: why.into() }
             }
-            // What the link of a deleted file reads is no name to tell.
+            // The link of a deleted file gives no path that could be reported as the program's.
             U::DifferentHolders { .. } | U::Deleted { .. } => Self::Another(why.into()),
             U::Diag(_)
             | U::Holders(_)

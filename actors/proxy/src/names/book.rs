@@ -1,15 +1,16 @@
-//! Which name an address of ours stands for.
+//! Maps names to addresses of our own, and these back to names.
 //!
 //! ```text
 //! index = generation × MAX_NAMES + slot      198.18.0.0 + index      fd63:6f66:0:2:: + index
 //! ```
-//! A name gets a slot, and with it one address of each family. When all slots are taken the least used name
-//! loses its own, of the half that was bound longest ago, and whoever comes next gets the slot's next
+//! A name gets a slot, and with it one address of each family. When all slots are taken, a new name takes the
+//! slot of the least recently used name, out of the half that was bound longest ago, in the slot's next
 //! generation. So an address comes back only after its slot has had [`GENERATIONS`] names, and all slots
-//! together [`RESTS`] for each of them, whatever an agent keeps in use: the limit on new names stretches that
-//! over hours. Until then it leads nowhere. Bindings are written to a memory file before they are told to
-//! anyone, so that a supervisor's death changes none. How long a slot has rested isn't written: a successor
-//! takes none from a name before nobody may remember its address any more.
+//! together [`RESTS`] new names for each of them, whatever an agent keeps in use: the limit on new names
+//! stretches that over hours. Until then the address leads nowhere. Bindings are written to a memory file
+//! before they are used in an answer, so that a supervisor's death changes none. How long a slot has rested
+//! isn't written: a successor takes no slot from a name until no client can still hold an answer with its
+//! address.
 //!
 //! Reading (each captured connection) takes no lock. 198.18.0.0/15 is the benchmark range of RFC 2544, which
 //! no client treats as its own network and the guard never dials.
@@ -28,18 +29,18 @@ use policy::DomainName;
 
 use super::server::TTL;
 
-/// Names that have addresses at a time. A policy names dozens; only wildcards make more.
+/// Most names that have addresses at a time. A policy names dozens; only wildcards make more.
 pub const MAX_NAMES: usize = 4096;
 /// Addresses in 198.18.0.0/15.
 const ADDRESSES: u32 = 1 << 17;
-/// How many names a slot has had before an address comes back.
+/// How many names a slot has before its first address comes back.
 pub const GENERATIONS: u32 = ADDRESSES / MAX_NAMES as u32;
-/// New names in all before a slot may have its next.
+/// Number of new names in all slots together before a slot may get its next.
 const RESTS: u64 = MAX_NAMES as u64 / 2;
 const V4: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 const V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 2, 0, 0, 0, 0);
-/// One record of the file: generation and one, length, name. A power of two, so that none crosses a page:
-/// then the kernel writes it whole or not at all.
+/// Bytes of one record in the file: generation plus one, length, name. A power of two, so that none crosses a
+/// page: then the kernel writes it whole or not at all.
 const RECORD: usize = 256;
 const NAME_AT: usize = 3;
 
@@ -48,9 +49,9 @@ const NAME_AT: usize = 3;
 pub enum Bound {
     /// This name.
     Name(DomainName),
-    /// It is ours, and no name's (any more).
+    /// An address of ours that stands for no name, or no longer does.
     Nothing,
-    /// It is none of ours: the agent's own word.
+    /// Not an address of ours: the agent itself chose it.
     Foreign,
 }
 
@@ -69,9 +70,9 @@ pub struct Book {
     slots: Box<[Slot]>,
     writer: Mutex<Writer>,
     file: Option<File>,
-    /// Counts uses: a clock for "least used", not a time.
+    /// Counts uses: a logical clock for "least recently used".
     clock: AtomicU64,
-    /// When it took up what a predecessor had bound, who knew which had rested.
+    /// When bindings were taken over from a predecessor, which alone knew the slots that had rested.
     taken_up: Option<Instant>,
 }
 
@@ -79,7 +80,8 @@ pub struct Book {
 struct Slot {
     binding: ArcSwapOption<Binding>,
     used: AtomicU64,
-    /// How many new names there must have been before its next. Written by the writer.
+    /// The count of new names ([`Writer::bound`]) from which it may get its next. Written under the writer's
+    /// lock.
     rests_until: AtomicU64,
 }
 
@@ -97,14 +99,15 @@ struct Writer {
 }
 
 impl Book {
-    /// An empty book, kept nowhere.
+    /// An empty book, in memory only.
     #[must_use]
     pub fn new() -> Self {
         let slots = (0..MAX_NAMES).map(|_| Slot::default()).collect();
         Self { slots, writer: Mutex::default(), file: None, clock: AtomicU64::new(1), taken_up: None }
     }
 
-    /// A book with what `file` holds, kept there. A record that makes no sense is no binding.
+    /// A book that starts with the bindings in `file` and writes its own there. A malformed record is no
+    /// binding.
     ///
     /// # Errors
     /// When the file can't be read.
@@ -132,7 +135,7 @@ impl Book {
         Ok(book)
     }
 
-    /// The addresses of a name that has some.
+    /// Returns the addresses of a name, if it has some.
     #[must_use]
     pub fn known(&self, name: &DomainName) -> Option<Addresses> {
         let writer = self.lock();
@@ -141,10 +144,10 @@ impl Book {
         self.addresses(slot)
     }
 
-    /// The addresses of a name, from now on.
+    /// Returns the addresses of a name; binds it first if it has none.
     ///
     /// # Errors
-    /// When the binding can't be kept, or all slots rest: then it isn't made.
+    /// When the binding can't be written, or all slots must still rest: then it isn't made.
     pub fn bind(&self, name: &DomainName) -> io::Result<Addresses> {
         if let Some(known) = self.known(name) {
             return Ok(known);
@@ -188,8 +191,8 @@ impl Book {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that was never used, or the least used of those that have rested: half of them have, but for a
-    /// while after a predecessor's death.
+    /// Returns a slot that was never used or, if there is none, the least recently used of those that have
+    /// rested. Half of all have rested, except for a while after a predecessor's death.
     fn free_slot(&self, writer: &Writer) -> Option<usize> {
         let taken = writer.slots.len();
         let never = self.slots.get(taken..).and_then(|rest| rest.iter().position(Slot::is_free));
@@ -204,7 +207,7 @@ impl Book {
         slots.min_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed)).map(|(number, _)| number)
     }
 
-    /// Whether a client may still go by an answer that a predecessor gave.
+    /// Whether all slots must rest: a client may still hold an answer that a predecessor gave.
     fn all_rest(&self) -> bool {
         self.taken_up.is_some_and(|then| then.elapsed() < Duration::from_secs(TTL.into()))
     }
@@ -237,7 +240,7 @@ impl Slot {
     }
 }
 
-/// Whose place in the range an address has, if it is of the range.
+/// The index of an address in our ranges, if it is in one of them.
 fn index(address: IpAddr) -> Option<u32> {
     let index = match address.to_canonical() {
         IpAddr::V4(v4) => v4.to_bits().checked_sub(V4)?,

@@ -1,9 +1,9 @@
-//! Names inside the sandbox: a resolver that asks nobody.
+//! Name resolution inside the sandbox: a resolver that asks no other.
 //!
 //! A name that the policy allows is answered at once with addresses of our own ([`book`]), and only the
 //! connection that follows resolves it outside, by the one road. A name that it doesn't allow does not exist
-//! ([`server`]): no resolver outside ever hears it. What a question is, byte for byte, is [`question`]'s;
-//! what is on record of refused ones is [`crate::repeats`]'s. Must never answer with an address that another
+//! ([`server`]): no resolver outside ever hears it. [`question`] reads questions byte for byte;
+//! [`crate::repeats`] decides which refused ones are recorded. Must never answer with an address that another
 //! name had a short while ago.
 
 pub mod book;

@@ -12,7 +12,7 @@ const HEADER: usize = 12;
 /// Longest name on the wire (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 255;
 const OPT: u16 = 41;
-/// What we say we take by UDP (RFC 9715: fits everywhere).
+/// The UDP payload size that answers advertise (RFC 9715: fits everywhere).
 const PAYLOAD: u16 = 1232;
 
 /// Response codes (RFC 1035 section 4.1.1, RFC 6891 section 9).
@@ -27,7 +27,7 @@ pub(crate) enum Code {
     BadVers = 16,
 }
 
-/// Types that are told apart (RFC 1035 section 3.2.2, RFC 3596).
+/// Types of records that are treated differently (RFC 1035 section 3.2.2, RFC 3596).
 pub(crate) const A: u16 = 1;
 pub(crate) const AAAA: u16 = 28;
 /// ANY, and the transfers below it: questions about a zone, not a name.
@@ -49,7 +49,7 @@ pub(crate) struct Question<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Head {
     id: [u8; 2],
-    /// RD and opcode, to be repeated.
+    /// RD and opcode of the query, repeated in the answer.
     flags: u8,
 }
 
@@ -57,9 +57,9 @@ struct Head {
 #[derive(Debug)]
 pub(crate) enum Packet<'a> {
     Question(Question<'a>),
-    /// Answered without a look at any name.
+    /// A question that is answered with this error, without a look at its name.
     Fault(Vec<u8>),
-    /// Not even that: an answer itself, or no DNS.
+    /// Not answered at all: an answer itself, or no DNS.
     Noise,
 }
 
@@ -67,7 +67,7 @@ pub(crate) enum Packet<'a> {
 pub(crate) fn read(packet: &[u8]) -> Packet<'_> {
     let Some((header, body)) = packet.split_first_chunk::<HEADER>() else { return Packet::Noise };
     let count = |at: usize| header.get(at..at + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
-    // QR: who answers answers goes round for ever.
+    // QR: if answers were answered, two servers could go on for ever.
     if header[2] & 0x80 != 0 {
         return Packet::Noise;
     }
@@ -125,8 +125,8 @@ fn opt(rest: &[u8]) -> Option<u8> {
 }
 
 impl Question<'_> {
-    /// The name as text, if it is of letters, digits, `-` and `_` in labels; whether it is a host's is for
-    /// others to say.
+    /// The name in lower case, if its labels are of letters, digits, `-` and `_`. Doesn't check that it can
+    /// be a host's.
     pub(crate) fn text(&self) -> Option<String> {
         let mut text = String::with_capacity(self.name.len());
         let mut rest = self.name;
@@ -144,7 +144,7 @@ impl Question<'_> {
         Some(text)
     }
 
-    /// The name exists; here is what it has of the type asked for, if anything.
+    /// The answer for a name that exists, with its address of the type asked for, if it has one.
     pub(crate) fn answers(&self, address: Option<IpAddr>, ttl: u32) -> Vec<u8> {
         let mut record = Vec::with_capacity(28);
         if let Some(address) = address {
@@ -163,7 +163,7 @@ impl Question<'_> {
         self.head.answer(Code::NoError, Some(self.raw), &record, u16::from(address.is_some()), self.edns)
     }
 
-    /// No answer, and why.
+    /// The answer that only says why there is none.
     pub(crate) fn fails(&self, code: Code) -> Vec<u8> {
         self.head.answer(code, Some(self.raw), &[], 0, self.edns)
     }

@@ -1,6 +1,6 @@
 //! The name server at 127.0.0.53, by UDP and TCP.
 //!
-//! It decides from the policy's snapshot and the book alone: nothing here can ask anyone outside. Its tasks
+//! It decides from the policy's snapshot and the book alone: nothing here can ask a server outside. Its tasks
 //! belong to the proxy actor; sockets, book and counters live above it, so questions that come while it is
 //! down wait in the socket. Bounded by queries and by new names a minute, for the whole sandbox.
 
@@ -28,19 +28,20 @@ use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN};
 use crate::outcome::Journal;
 use crate::repeats::Repeats;
 
-/// How long an answer may be kept, seconds. The binding lasts far longer; a short life lets a reload show
-/// soon.
+/// How long a client may cache an answer, in seconds. The binding lasts far longer; a short TTL lets a reload
+/// of the policy take effect soon.
 pub const TTL: u32 = 60;
-/// Questions of one sandbox a minute. A busy build asks some hundred.
+/// Most questions of one sandbox a minute. A busy build asks some hundred.
 pub const QUERIES_PER_MINUTE: u32 = 6000;
-/// Names that get an address a minute: bounds how soon addresses come back (hours).
+/// Most names that get an address a minute: bounds how soon addresses come back (hours).
 pub const NEW_NAMES_PER_MINUTE: u32 = 600;
-/// Names that no entry has, and get an address a minute since the operator is asked about what is sent there:
-/// each is a question, and nobody answers more. So many take no address from a name that the policy has: what
-/// is used little goes first, and it takes an hour to go round.
+/// Most names without an entry that get an address a minute, because the operator is asked about connections
+/// to them: each is a question to the operator, who can't answer more. At this rate no name of the policy
+/// loses its address: the least recently used go first, and it takes an hour to go round.
 pub const ASKED_NAMES_PER_MINUTE: u32 = 60;
-/// TCP connections to the name server at a time. One more takes the place of the oldest, which had its turn
-/// (RFC 7766 section 6.2.3): whoever keeps them all, asking now and then, keeps nobody out.
+/// Most TCP connections to the name server at a time. One more takes the place of the oldest, which had its
+/// turn (RFC 7766 section 6.2.3): a client that keeps all of them open, asking now and then, shuts no other
+/// out.
 pub const MAX_TCP_CLIENTS: usize = 32;
 /// A TCP connection without a whole question for so long is closed.
 pub const TCP_IDLE: Duration = Duration::from_secs(10);
@@ -54,13 +55,13 @@ pub struct Sockets {
     pub tcp: Arc<std::net::TcpListener>,
 }
 
-/// What answers. Lives above the actor.
+/// Answers questions. Lives above the actor.
 pub struct Resolver {
     policy: policy::Store,
     book: Arc<Book>,
     journal: Arc<dyn Journal>,
     inference: Ipv4Addr,
-    /// Whether the operator is asked about what no entry names.
+    /// Whether the operator is asked about connections to names that no entry has.
     asks: bool,
     refused: Repeats,
     queries: Meter,
@@ -89,14 +90,14 @@ impl Resolver {
         }
     }
 
-    /// Names that no entry has get addresses, too: whoever uses one is asked about before anything is looked
-    /// up outside.
+    /// Gives addresses to names that no entry has, too: the operator is asked about a connection to one
+    /// before anything is looked up outside.
     #[must_use]
     pub fn where_the_operator_is_asked(self) -> Self {
         Self { asks: true, ..self }
     }
 
-    /// The answer to a packet, if it is to have one.
+    /// Returns the answer to a packet, if it gets one.
     pub fn answer(&self, packet: &[u8]) -> Option<Vec<u8>> {
         match read(packet) {
             Packet::Noise => None,
@@ -158,12 +159,12 @@ impl Resolver {
         of_kind(addresses.v4, Some(addresses.v6))
     }
 
-    /// Whether who uses this name is asked about.
+    /// Whether the operator is asked about connections to this name.
     fn asks_about(&self, name: &DomainName) -> bool {
         self.asks && approval::is_public(name)
     }
 
-    /// For what is asked, it doesn't exist.
+    /// Answers that the name doesn't exist.
     fn refuse(&self, question: &Question<'_>, name: &str) -> Vec<u8> {
         self.refused_as(question, Code::NxDomain, name, "no entry of the policy names this host")
     }
@@ -177,15 +178,15 @@ impl Resolver {
     }
 }
 
-/// Whether it is the reverse name of one of our addresses (RFC 1035 section 3.5, RFC 3596 section 2.5): no
-/// secret, and no name either.
+/// Whether it is the reverse name of one of our addresses (RFC 1035 section 3.5, RFC 3596 section 2.5). Such
+/// a name is no secret, and no name of a host either.
 fn is_ours_reversed(name: &str) -> bool {
     [".18.198.in-addr.arpa", ".19.198.in-addr.arpa", ".2.0.0.0.0.0.0.0.6.6.f.6.3.6.d.f.ip6.arpa"]
         .iter()
         .any(|end| name.ends_with(end))
 }
 
-/// So many a minute. Not a lock on any connection's way: a question holds it for an addition.
+/// A limit per minute. Its lock is on no connection's path, and a question holds it for a moment only.
 struct Meter {
     limit: u32,
     since: Mutex<Instant>,
@@ -217,12 +218,12 @@ impl Meter {
 /// Out of descriptors, at the start.
 pub async fn datagrams(resolver: Arc<Resolver>, socket: Arc<std::net::UdpSocket>) -> io::Result<()> {
     let socket = UdpSocket::from_std(socket.try_clone()?)?;
-    // One byte more than is taken, so that what was cut is seen as too long.
+    // One byte more than is accepted, so that a truncated datagram is seen to be too long.
     let mut packet = [0; MAX_QUERY_BYTES + 1];
     loop {
         let (length, from) = match socket.recv_from(&mut packet).await {
             Ok(received) => received,
-            // The refusal of an earlier answer's receiver comes back here.
+            // If the receiver of an earlier answer refused it, that is reported here.
             Err(error) => {
                 tracing::debug!(%error, "a datagram could not be received");
                 sleep(ACCEPT_BACKOFF_MIN).await;
@@ -272,7 +273,7 @@ pub async fn streams(resolver: Arc<Resolver>, listener: Arc<std::net::TcpListene
     }
 }
 
-/// One stream: questions one after the other, each behind its length.
+/// Serves one stream: questions one after the other, each after its length.
 async fn questions(resolver: &Resolver, mut stream: TcpStream) -> io::Result<()> {
     let mut packet = [0; MAX_QUERY_BYTES];
     loop {

@@ -1,4 +1,4 @@
-//! A request's body on its way up: what was read of it, and what wasn't.
+//! A request's body on its way upstream: the part that was read, and the rest.
 //!
 //! Where it is watched, it ends in an error before the chunk that would complete a placeholder of a
 //! credential.
@@ -20,22 +20,22 @@ use crate::credentials::{Watch, find, unrewritten};
 use crate::misleading;
 use crate::room::Room;
 
-/// What is sent on of a body.
+/// A body as it is sent on: what was read, then the rest.
 pub(crate) struct Forwarded {
     read: Bytes,
     trailers: Option<HeaderMap>,
     rest: Option<Incoming>,
     watch: Option<(Watch, Tripped)>,
-    /// Its share of what all bodies may hold, given back when it is sent.
+    /// Its share of the memory that all bodies may take, given back when it is sent.
     _room: Option<Room>,
 }
 
 /// Why a body was not read as far as it should be.
 #[derive(Debug)]
 pub(crate) enum Ungathered {
-    /// By the client, and how.
+    /// The client broke it off, or sent it in a form that isn't accepted; the text says how.
     Broken(&'static str),
-    /// Others hold too much.
+    /// Other bodies take too much memory.
     NoRoom(Refusal),
 }
 
@@ -50,17 +50,17 @@ impl Tripped {
 }
 
 impl Forwarded {
-    /// A body that nobody read.
+    /// A body of which nothing was read.
     pub(crate) fn untouched(body: Incoming) -> Self {
         Self { read: Bytes::new(), trailers: None, rest: Some(body), watch: None, _room: None }
     }
 
-    /// What is there already.
+    /// The part that was read.
     pub(crate) fn read(&self) -> &Bytes {
         &self.read
     }
 
-    /// Whether all of it is there.
+    /// Whether all of it was read.
     pub(crate) fn is_whole(&self) -> bool {
         self.rest.is_none()
     }
@@ -70,7 +70,7 @@ impl Forwarded {
         self.trailers.is_some()
     }
 
-    /// Reads on until it is whole, or longer than `max` bytes, and pays for each.
+    /// Reads on until it is whole, or longer than `max` bytes, and pays for the bytes from `room`.
     ///
     /// # Errors
     /// It broke off, or there is no room for it.
@@ -97,27 +97,27 @@ impl Forwarded {
         Ok(self)
     }
 
-    /// With its share of what all bodies may hold.
+    /// Attaches its share of the memory that all bodies may take.
     pub(crate) fn in_room(self, room: Room) -> Self {
         Self { _room: Some(room), ..self }
     }
 
-    /// Another content in the place of what was read.
+    /// Replaces the part that was read.
     pub(crate) fn replaced(self, read: Bytes) -> Self {
         Self { read, ..self }
     }
 
-    /// Watched for placeholders from here on.
+    /// Has it watched for placeholders from here on.
     pub(crate) fn watched(self) -> Self {
         Self { watch: Some(Default::default()), ..self }
     }
 
-    /// Where it will stand why it was broken off.
+    /// Where the reason will be found, should the body be broken off.
     pub(crate) fn tripped(&self) -> Tripped {
         self.watch.as_ref().map(|(_, tripped)| tripped.clone()).unwrap_or_default()
     }
 
-    /// Lets a frame pass, or not.
+    /// Checks a frame before it passes: drops misleading trailers, and breaks the body off at a placeholder.
     fn look(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BoxError> {
         let frame = match frame.into_trailers() {
             Ok(mut trailers) => {

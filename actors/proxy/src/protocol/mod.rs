@@ -1,13 +1,13 @@
-//! Step five and a half of the road: what is judged behind a request's head.
+//! Step five and a half of the road: judging what follows a request's head.
 //!
 //! Where an endpoint judges bodies, the body is read here, whole and bounded, and *those bytes* are what goes
 //! on; nothing of them is changed. A body that can't be judged is refused by the policy like any other (and
 //! under `enforcement: audit` sent on as it stands). Requests of other endpoints pass without a look.
 //! [`websocket`] judges messages after the handshake.
 //!
-//! A long GraphQL body is read once, at the `desk`, beside the threads that all exchanges share; what it asks
-//! for is kept for each time that it is judged. A long JSON-RPC body, which is bounded by its values, is read
-//! where it is judged, with the thread's other work given away.
+//! A long GraphQL body is read once, at the `desk`, apart from the threads that all exchanges share; what it
+//! asks for is kept for each time that it is judged. A long JSON-RPC body, which is bounded by its values, is
+//! read where it is judged, while the thread's other tasks move to another thread.
 
 use std::sync::Arc;
 
@@ -38,16 +38,16 @@ pub(crate) use forwarded::{Forwarded, Ungathered};
 pub struct Judged {
     protocol: Protocol,
     bytes: Bytes,
-    /// What was read of it, if that was work enough to be kept.
+    /// The result of reading it, if that took so much work that it is kept.
     read: Option<Arc<Read>>,
-    /// Why it can't be judged, where the head or the length says so already.
+    /// Why it can't be judged, if the head or the length shows that already.
     fault: Option<Unreadable>,
-    /// Its share of what all bodies may hold.
+    /// Its share of the memory that all bodies may take.
     _room: Arc<Option<Room>>,
 }
 
 impl Judged {
-    /// Reads it (again) and hands over what was read.
+    /// Calls `judge` with the content, which is read anew unless it was kept.
     pub(crate) fn with<T>(&self, judge: impl FnOnce(Content<'_>) -> T) -> T {
         match (&self.fault, &self.read) {
             (Some(fault), _) => judge(Content::Unreadable(fault)),
@@ -60,7 +60,7 @@ impl Judged {
     }
 }
 
-/// Does what a body of so many bytes takes, with the thread's other work given away if it is long.
+/// Does `work` on a body of so many bytes. If it is long, the thread's other tasks move to another thread.
 fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let shared = || Handle::try_current().map(|runtime| runtime.runtime_flavor());
     if bytes > SHORT && matches!(shared(), Ok(RuntimeFlavor::MultiThread)) {
@@ -70,12 +70,12 @@ fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// A GraphQL body, read, without its bytes.
+/// The content of a GraphQL body, without its bytes.
 #[derive(Debug)]
 enum Read {
     Operations {
         all: Vec<Operation<'static>>,
-        /// Names of persisted ones among them, which the body has.
+        /// Names of the persisted operations among them, with their index in `all`, where they have none.
         names: Vec<(usize, Box<str>)>,
     },
     Unreadable(Unreadable),
@@ -101,7 +101,7 @@ impl Read {
         }
     }
 
-    /// Hands over what was read.
+    /// Calls `judge` with the content.
     fn with<T>(&self, judge: impl FnOnce(Content<'_>) -> T) -> T {
         match self {
             Self::Unreadable(why) => judge(Content::Unreadable(why)),
@@ -118,9 +118,9 @@ impl Read {
         }
     }
 
-    /// About what it holds, bytes.
+    /// About how many bytes of memory it takes.
     fn holds(&self) -> usize {
-        /// What a name takes besides its letters: where it is, and what the allocator has for it.
+        /// Bytes that a name takes besides its letters: the reference to it, and the allocator's share.
         const A_NAME: usize = 32;
         let Self::Operations { all, .. } = self else { return 0 };
         let fields = all.iter().filter_map(|operation| match operation {
@@ -131,7 +131,7 @@ impl Read {
     }
 }
 
-/// Reads what is to be judged of a body. Where the endpoint judges none, nothing is done and nothing is kept.
+/// Reads a body that is to be judged. Where the endpoint judges none, nothing is read.
 ///
 /// # Errors
 /// The body broke off or took too long, or too many bodies are held already.
@@ -194,11 +194,11 @@ pub(crate) async fn read(
 
 type Collected = (Bytes, Option<Unreadable>, Forwarded);
 
-/// Reads up to `max` bytes. What is longer is read no further, and stands in front of the rest.
+/// Reads up to `max` bytes. A longer body is read no further; what was read is sent before the rest.
 async fn collect(body: Incoming, max: u32, room: &mut Room) -> Result<Collected, Ungathered> {
     let held = Forwarded::untouched(body).gathered(max, room).await?;
     if held.has_trailers() {
-        // They could say anything, and nobody judges them.
+        // Trailers could say anything, and are not judged.
         return Err(Ungathered::Broken("a judged body has no trailers"));
     }
     match held.is_whole() {

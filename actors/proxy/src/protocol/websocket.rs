@@ -1,6 +1,6 @@
 //! A WebSocket's messages (RFC 6455): each one of the client's is judged before a byte of it goes on.
 //!
-//! Frames are read strictly ([`frames`]); no extension is agreed, since the handshake's offer is taken off. A
+//! Frames are read strictly ([`frames`]); no extension is agreed, since the handshake's offer is removed. A
 //! message is held until it is whole and judged, up to [`MAX_MESSAGE_BYTES`]; then its frames go on as they
 //! came, or with values in the place of placeholders. What the server says passes unread, but for the search
 //! for credentials ([`answers`]). What the client says where only the handshake was to be judged passes
@@ -38,11 +38,11 @@ const POLICY_VIOLATION: u16 = 1008;
 const TRY_LATER: u16 = 1013;
 /// A frame's longest header: two bytes, eight of length, four of mask.
 const MAX_HEADER_BYTES: usize = 14;
-/// What a server is told.
+/// The reason in the close frame that a server gets.
 const TO_UPSTREAM: &[u8] = b"the client's side ends this";
-/// How long a side may take to be told that it is over.
+/// How long it may take to tell a side that the connection ends.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Read at a time, bytes.
+/// Bytes read at a time.
 const READ_BYTES: usize = 16 * 1024;
 
 mod answers;
@@ -51,7 +51,7 @@ pub(crate) mod frames;
 use answers::Answers;
 use frames::{Inbox, MAX_CONTROL_BYTES, Ready, TOO_BIG, Wrong};
 
-/// What messages are judged by.
+/// The handshake's request and its grant, by which messages are judged.
 #[derive(Clone)]
 pub(crate) struct Judge {
     pub(crate) granted: Granted,
@@ -62,7 +62,7 @@ pub(crate) struct Judge {
 #[derive(Clone, Copy)]
 pub(crate) struct Talk<'a> {
     pub(crate) deps: &'a Deps,
-    /// Who speaks: asked for each message.
+    /// Identifies the caller, anew for each message.
     pub(crate) claim: &'a Arc<Claim>,
     pub(crate) known: &'a Known,
     pub(crate) judge: &'a Judge,
@@ -75,11 +75,11 @@ pub(crate) struct Talk<'a> {
 pub(crate) enum Stop {
     /// A side is gone.
     Gone,
-    /// A direction ended between two frames, as it was told.
+    /// A direction ended between two frames, as requested.
     Ending,
     /// Nothing moved for too long.
     Idle,
-    /// It may go on no longer.
+    /// The connection may not go on.
     Told(relay::Stop),
     /// The client's frames are wrong.
     Broken(u16, &'static str),
@@ -94,8 +94,8 @@ impl From<Wrong> for Stop {
 }
 
 impl Talk<'_> {
-    /// Judges one whole message by who holds the connection now, and by the policy now in force. Gives what
-    /// is sent in its place, if that is something else.
+    /// Judges one whole message by the program that holds the connection now, and by the policy now in force.
+    /// Returns the frame to send in its place, if placeholders were replaced.
     async fn message(&self, inbox: &Inbox, text: bool) -> Result<Option<Vec<u8>>, Stop> {
         let started = Instant::now();
         let Self { deps, judge, .. } = *self;
@@ -149,8 +149,8 @@ impl Talk<'_> {
             known.credentials = carried;
             inbox.frame(&filled)
         });
-        // Each message that passes isn't worth a record; one that should not have is, and one that carries a
-        // credential.
+        // Messages that pass are not recorded, except those that only pass because the policy doesn't
+        // enforce, and those that carry a credential.
         if allowed.audit_only.is_some() || !known.credentials.is_empty() {
             let permitted = Permitted::message(judge.granted.clone(), judge.exchange.clone(), allowed);
             outcome::request_allowed(&*deps.journal, &known, &permitted, started.elapsed())
@@ -200,7 +200,7 @@ where
         let (to_agent, to_upstream) = match stopped {
             Stop::Gone | Stop::Idle | Stop::Ending => (false, false),
             Stop::Told(_) => tokio::join!(downward, upward),
-            // Between two messages of the agent's.
+            // The agent's direction ended between two messages.
             Stop::Broken(..) | Stop::Refused(_) => (downward.await, true),
         };
         (stopped, to_agent, to_upstream)
@@ -233,7 +233,7 @@ async fn drain(from: &mut (impl AsyncRead + Unpin)) {
     let _gone = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
 }
 
-/// What the agent says, judged.
+/// Passes the agent's messages on, each of them judged.
 async fn upward(
     talk: &Talk<'_>,
     (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
@@ -258,8 +258,8 @@ async fn upward(
         };
         let Ok(read @ 1..) = read else { return Stop::Gone };
         inbox.raw.extend_from_slice(buffer.get(..read).unwrap_or_default());
-        // What one read brings is the connection's own; a message that is longer takes its share of what all
-        // may hold, for as long as a body may.
+        // What one read brings is the connection's own; a longer message takes its share of the memory that
+        // all bodies may take, and may take as long to arrive as a body.
         if inbox.holds() > READ_BYTES {
             let begin = || {
                 (
@@ -281,16 +281,17 @@ async fn upward(
     }
 }
 
-/// What becomes of a frame in whose middle a connection is ended.
+/// What happens to a frame that has only begun when the connection is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Begun {
-    /// It goes on, for so long as that may take: the agent is told why behind it.
+    /// Its rest is passed on, within [`PATIENCE`], so that the agent can be told the reason after it.
     Finished,
-    /// Not another byte of it passes: it may be as long as its sender likes, and who sends it may no more.
+    /// Not another byte of it passes: it may be as long as its sender likes, and the sender may send no more.
     Dropped,
 }
 
-/// What a side says, as it comes, but for credentials. Gives whether it ended between two frames.
+/// Passes on what a side sends, unread except for the search for credentials. Returns whether it ended
+/// between two frames.
 async fn unread(
     guard: Option<&Guard>,
     (mut from, to): (impl AsyncRead + Unpin, &mut (impl AsyncWrite + Unpin)),
@@ -327,7 +328,7 @@ async fn unread(
     }
 }
 
-/// Judges and sends on what is whole.
+/// Judges and sends on the messages that are whole.
 async fn pass(
     talk: &Talk<'_>,
     inbox: &mut Inbox,
@@ -373,7 +374,7 @@ async fn close(
     code: u16,
     why: &str,
 ) {
-    /// What is left of a control frame behind the code.
+    /// Bytes of a control frame that are left for the reason after the code.
     const MAX_REASON_BYTES: usize = 123;
     let mut end = why.len().min(MAX_REASON_BYTES);
     while !why.is_char_boundary(end) {

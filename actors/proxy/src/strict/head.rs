@@ -56,8 +56,8 @@ pub fn judge(bytes: &[u8]) -> Result<Head, Violation> {
     seen.conclude(&request)
 }
 
-/// Splits and judges one field line: a token, a colon at once, a value without control bytes. The value comes
-/// back without the optional white space around it.
+/// Splits and judges one field line: a token, a colon right after it, a value without control bytes. The
+/// value comes back without the optional white space around it.
 pub fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     let colon = line.iter().position(|byte| *byte == b':').ok_or(Violation::HeaderLine)?;
     let (name, value) = line.split_at(colon);

@@ -4,8 +4,8 @@
 //! is passed on, follows the body's framing, and so always knows where the next head begins. On a violation
 //! it presents end-of-file (hyper finishes what is in flight) and keeps the reason for the connection's task,
 //! which writes the answer itself. After CONNECT or an upgrade it passes nothing more: what follows belongs
-//! to whoever takes the stream back. It must never pass a byte that was not judged, nor let a peer wait for
-//! ever.
+//! to the code that takes the stream back. It must never pass a byte that was not judged, nor let a peer wait
+//! for ever.
 
 use std::io;
 use std::pin::Pin;
@@ -38,7 +38,7 @@ pub struct StrictIo<T> {
     buffer: BytesMut,
     /// How many bytes at the front of `buffer` are judged and may be passed on.
     judged: usize,
-    /// What a long head takes of what all may.
+    /// What a long head takes of the memory that all heads may take.
     room: Heads,
     /// How far the search for the end of the head has come.
     searched: usize,
@@ -49,9 +49,9 @@ pub struct StrictIo<T> {
     named: Option<Box<Named>>,
     /// Heads that became requests.
     heads: u64,
-    /// What goes to the peer beside the library's answers.
+    /// Interim answers, which go to the peer between the library's.
     interim: Interim,
-    /// What of it has begun to leave.
+    /// The interim answers of which a part may be written already.
     leaving: BytesMut,
     read_timer: Timer,
     write_timer: Timer,
@@ -102,12 +102,12 @@ impl<T> StrictIo<T> {
         }
     }
 
-    /// Where the reason for an early end will stand.
+    /// Where the reason for an early end will be found.
     pub fn fault(&self) -> Fault {
         Arc::clone(&self.fault)
     }
 
-    /// Where interim answers are put that are to be written between the library's.
+    /// Where to put interim answers that are to be written between the library's.
     pub(crate) fn interim(&self) -> Interim {
         self.interim.clone()
     }
@@ -117,7 +117,7 @@ impl<T> StrictIo<T> {
         self.unanswered
     }
 
-    /// What the head asks for that no request will answer for.
+    /// What the refused head asks for, if no request will answer for it.
     pub fn take_named(&mut self) -> Option<Named> {
         self.named.take().map(|named| *named)
     }
@@ -207,14 +207,14 @@ impl<T> StrictIo<T> {
             self.idle();
         } else {
             self.state = State::Body(head.framing);
-            // Who is asked for the body may take their time; the clock runs while we wait for the agent.
+            // The reader of the body may take its time; the timer runs only while we wait for the agent.
             self.read_timer.clear();
         }
     }
 
     fn idle(&mut self) {
         self.state = State::Idle;
-        // The clock for the next head starts when someone asks for it: a long answer is no idleness.
+        // The timer for the next head starts when the library asks for it: a long answer is no idleness.
         self.read_timer.clear();
     }
 
@@ -271,7 +271,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for StrictIo<T> {
                         this.state = State::Ended;
                     }
                 }
-                // Looked at when there is nothing to read, so that bytes which waited for us are never late.
+                // The timer is checked only when there is nothing to read, so that bytes that waited for us
+                // are never late.
                 Poll::Pending => {
                     this.read_timer.arm(KEEP_ALIVE_IDLE);
                     ready!(this.read_timer.poll_elapsed(cx));
@@ -327,7 +328,7 @@ impl<T: AsyncRead + Unpin> StrictIo<T> {
                     self.idle();
                 }
                 if held > FREE_HEAD_BYTES && self.room.lock().pay_for(held).is_err() {
-                    // The body is whole, and goes; what is behind it is no request yet.
+                    // The body is whole, and passes; what is behind it is no request yet.
                     self.end(Violation::Crowded);
                 }
                 Poll::Ready(Ok(()))
@@ -342,7 +343,8 @@ impl<T: AsyncRead + Unpin> StrictIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> StrictIo<T> {
-    /// Writes what has begun to leave, so that nothing comes between its bytes.
+    /// Writes the interim answers that have been begun to their end, so that nothing comes between their
+    /// bytes.
     fn poll_leaving(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.leaving.is_empty() {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.leaving))? {
@@ -391,8 +393,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StrictIo<T> {
         self.stream.is_write_vectored()
     }
 
-    /// The library comes here whenever it has looked for something to do, and only once all that it made is
-    /// written: between two answers, or while one is waited for.
+    /// Begins to write queued interim answers: the library calls this whenever it has looked for work, and
+    /// only once all of its own output is written. That is between two answers, or while it waits for one.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.leaving.is_empty()
             && let Some(interim) = self.interim.take()
@@ -412,7 +414,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StrictIo<T> {
     }
 }
 
-// Reading is done in pieces no larger than this, whatever the caller offers.
+// A connection's read buffer is at least as large as the longest head.
 const _: () = assert!(IO_BUFFER_BYTES >= MAX_HEAD_BYTES);
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ const HANDSHAKE_RECORD: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const EXT_SERVER_NAME: u16 = 0;
 const EXT_ALPN: u16 = 16;
-/// RFC 9849; clients also send it empty of meaning ("GREASE").
+/// Encrypted ClientHello (RFC 9849); clients also send it without a meaning ("GREASE").
 const EXT_ENCRYPTED_HELLO: u16 = 0xfe0d;
 /// Most extensions of one hello; real ones have under 20.
 const MAX_EXTENSIONS: usize = 64;
@@ -46,8 +46,8 @@ pub struct Hello {
     pub server_name: Option<DomainName>,
     /// The protocols in ALPN, in the client's order.
     pub alpn: Vec<Vec<u8>>,
-    /// Whether an encrypted inner hello is there, which may ask for another name. Only who terminates TLS may
-    /// ignore it (its inner part then is never read by anyone); see [`Hello::check`].
+    /// Whether an encrypted inner hello is there, which may ask for another name. It may be ignored only
+    /// where TLS is terminated (the inner part is then never read by anyone); see [`Hello::check`].
     pub encrypted: bool,
 }
 
@@ -134,7 +134,7 @@ impl Hello {
 /// bounded by [`MAX_HELLO_BYTES`].
 #[must_use]
 pub fn parse_hello(bytes: &[u8]) -> Parsed {
-    // How much of it came at a time must not matter: what stands behind the limit is never looked at.
+    // Bytes beyond the limit are never looked at, so that it doesn't matter how much came at a time.
     let bytes = bytes.get(..MAX_HELLO_BYTES).unwrap_or(bytes);
     match reassemble(bytes) {
         Ok(Some((message, _))) => match parse_message(&message) {
@@ -148,9 +148,9 @@ pub fn parse_hello(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Of a stream that begins with no handshake record: records that some servers pass over before the hello are
-/// TLS too, and hide a name behind them. Whole ones of their kind alone, since other protocols begin with the
-/// same bytes.
+/// Judges a stream that doesn't begin with a handshake record. Records that some servers skip before the
+/// hello are TLS, too, and could hide a name behind them. Only whole records of these kinds count, since
+/// other protocols begin with the same bytes.
 fn not_a_handshake(bytes: &[u8]) -> Parsed {
     // change_cipher_spec, and an alert of either level; of a heartbeat any request.
     let (version, ends): (&[u8], &[&[u8]]) = match bytes {
@@ -170,7 +170,7 @@ fn not_a_handshake(bytes: &[u8]) -> Parsed {
     if ends.iter().any(|whole| whole.starts_with(end)) { Parsed::NeedMore } else { Parsed::NotTls }
 }
 
-/// A handshake message out of its records, and the bytes that follow these.
+/// A handshake message, taken out of its records, and the bytes that follow them.
 type Reassembled<'a> = (Vec<u8>, &'a [u8]);
 
 /// The first handshake message, once it is whole.
@@ -180,8 +180,7 @@ fn reassemble(mut bytes: &[u8]) -> Result<Option<Reassembled<'_>>, BadHello> {
     }
     let mut message = Vec::new();
     loop {
-        // What can be told wrong of a header is told at its first byte: a client that stops there must not
-        // make us wait.
+        // A wrong header is refused at its first wrong byte: a client that stops there must not make us wait.
         match bytes {
             [] | [HANDSHAKE_RECORD] | [HANDSHAKE_RECORD, 3, ..] => {}
             _ => return Err(BadHello::Record),
@@ -214,7 +213,7 @@ fn reassemble(mut bytes: &[u8]) -> Result<Option<Reassembled<'_>>, BadHello> {
     }
 }
 
-/// The whole length of the message by its header, once that is there.
+/// The message's whole length as its header states it, once that is there.
 fn wanted(message: &[u8]) -> Result<Option<usize>, BadHello> {
     match message {
         [] => Ok(None),

@@ -27,8 +27,8 @@ use super::{Alpn, provider};
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(14 * 86_400);
 /// A leaf with less than this left is minted anew: a connection set up with it may last for days.
 pub const LEAF_RENEWAL: Duration = Duration::from_secs(4 * 86_400);
-/// Leaves kept. The hosts that one policy allows are fewer; wildcards can name more, which are then minted
-/// again.
+/// Most leaves kept. The hosts that one policy allows are fewer; wildcards can name more, which are then
+/// minted again.
 pub const MAX_LEAVES: u64 = 1024;
 /// A leaf is valid from this long ago, for a clock set back meanwhile.
 const BACKDATED: Duration = Duration::from_secs(3600);
@@ -60,8 +60,8 @@ impl Leaves {
 }
 
 impl Authority {
-    /// A server's side for connections that the agent believes to be with `host`: a leaf for it, TLS 1.2 and
-    /// 1.3, resumption by tickets. A client that asks for another name by SNI is refused.
+    /// Returns the server's configuration for connections that the agent believes to be with `host`: a leaf
+    /// for it, TLS 1.2 and 1.3, resumption by tickets. A client that asks for another name by SNI is refused.
     ///
     /// # Errors
     /// When a leaf can't be made, or the authority has expired.

@@ -1,4 +1,4 @@
-//! A TLS stream whose first fault is kept in words.
+//! A TLS stream that keeps its first error in words.
 //!
 //! In TLS 1.3 a server says what it thinks of our certificate after the handshake, when HTTP is spoken
 //! already; the HTTP libraries pass on that the connection failed, and not why.
@@ -26,7 +26,7 @@ impl Fault {
 /// See the module.
 pub(crate) struct Noting<T> {
     inner: T,
-    /// Whose stream it is, for the words.
+    /// The upstream's host, to be named in the words.
     host: String,
     fault: Fault,
 }

@@ -33,7 +33,7 @@ impl<T> Prefixed<T> {
         &self.inner
     }
 
-    /// The unread bytes and the stream, for whoever writes the former on before they splice the latter.
+    /// The unread bytes and the stream, for code that writes the former on and then splices the latter.
     #[must_use]
     pub fn into_parts(self) -> (Bytes, T) {
         (self.prefix, self.inner)

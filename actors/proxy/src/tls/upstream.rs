@@ -14,12 +14,12 @@ use rustls_pki_types::pem::PemObject;
 use super::verify::Verifier;
 use super::{Alpn, provider};
 
-/// Hosts whose last session is kept for resumption.
+/// Most hosts whose last session is kept for resumption.
 pub const SESSIONS: usize = 1024;
 /// The variables by which an operator names roots of their own (as OpenSSL reads them).
 const ROOT_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// Why upstream can't be verified. There is no way on without.
+/// Why upstream can't be verified; then nothing is sent there.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// The operator named roots of their own, and there is none. Falling back to others would trust whom they
@@ -59,7 +59,7 @@ pub fn system_roots() -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
 }
 
 /// Whether the roots that the operator named by `SSL_CERT_FILE` can be read, by their first certificate: a
-/// cheap look at start, so that a wrong name is told then and not at the first connection.
+/// cheap look at start, so that a wrong name is reported then and not at the first connection.
 ///
 /// # Errors
 /// [`UpstreamError::NamedRoots`].
@@ -79,7 +79,7 @@ fn check_root_file(file: &Path) -> Result<(), UpstreamError> {
     Err(UpstreamError::NamedRoots { variables: ROOT_VARIABLES[0].to_owned(), why })
 }
 
-/// These certificates can be used as roots.
+/// Checks that these certificates can be used as roots.
 ///
 /// # Errors
 /// [`UpstreamError::ExtraRoot`].
@@ -146,7 +146,7 @@ fn finish(
     add(&mut roots, extra.into_iter())?;
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let mut config = match roots.is_empty() {
-        // Nobody is trusted, which the verifier of roots can't be made to say.
+        // Without roots nobody is trusted; the verifier can't be built without any.
         true => builder.with_root_certificates(roots).with_no_client_auth(),
         false => {
             let verifier = Arc::new(Verifier::new(roots)?);
@@ -158,8 +158,8 @@ fn finish(
     Ok(Arc::new(config))
 }
 
-/// The same, offering HTTP/1.1 alone (for an Upgrade, which HTTP/2 doesn't have). Sessions are shared with
-/// the first.
+/// The same configuration, offering HTTP/1.1 alone (for an Upgrade, which HTTP/2 doesn't have). Sessions are
+/// shared with the first.
 #[must_use]
 pub fn http1_only(config: &ClientConfig) -> Arc<ClientConfig> {
     let mut config = config.clone();
@@ -198,7 +198,7 @@ mod tests {
         std::fs::write(&good, authority.certificate_pem()).unwrap();
         std::fs::write(&bad, "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n").unwrap();
         check_root_file(&good).unwrap();
-        // Nobody is waited for, who might write to it.
+        // A FIFO is refused without waiting for a writer.
         let pipe = dir.path().join("pipe.pem");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for refused in [bad, pipe, dir.path().join("missing.pem")] {

@@ -1,4 +1,4 @@
-//! Who an upstream is: the usual verification against roots, and plain words for what fails.
+//! Verifies an upstream's certificate: the usual verification against roots, and plain words for what fails.
 //!
 //! The verifier decides nothing that webpki doesn't; it only looks closer at a certificate that was refused,
 //! since "unknown issuer" and "signed by itself" are mended in different ways.
@@ -26,7 +26,7 @@ pub(super) struct Verifier(Arc<WebPkiServerVerifier>);
 enum SelfSigned {
     #[error("the certificate is self-signed")]
     Unknown,
-    /// Also where it is named: an authority's certificate is no server's.
+    /// Also if it is among the roots: an authority's certificate is no server's.
     #[error("the certificate is self-signed, and an authority's")]
     Authority,
 }
@@ -92,7 +92,7 @@ fn signs_itself(certificate: &CertificateDer<'_>) -> bool {
     webpki::EndEntityCert::try_from(certificate).is_ok_and(|cert| cert.issuer() == cert.subject())
 }
 
-/// Why TLS with an upstream failed, in words that name the mend; none where it wasn't TLS that failed.
+/// Why TLS with an upstream failed, in words that say how to mend it; none if it wasn't TLS that failed.
 pub(crate) fn explain(error: &(dyn Error + 'static)) -> Option<String> {
     let mut error = Some(error);
     while let Some(at) = error {

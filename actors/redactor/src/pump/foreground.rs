@@ -22,7 +22,7 @@ const BLOCKING_MAX: usize = 64 * 1024;
 /// A foreground descriptor, made writable from a task.
 #[derive(Debug)]
 pub(crate) enum Foreground {
-    /// Ready when the kernel says so.
+    /// Written when the kernel says that it is ready.
     Polled(AsyncFd<OwnedFd>),
     /// Written by a blocking thread.
     Blocking {

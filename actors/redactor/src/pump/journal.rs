@@ -15,7 +15,7 @@ use super::ready::register;
 
 /// The scratch pipe's size, and so the largest window looked at.
 pub(crate) const WINDOW_MAX: usize = 64 * 1024;
-/// Size asked for a terminal's journal: its pieces don't merge, each takes a page.
+/// Bytes that are requested for a terminal's journal: the pieces in it don't merge, and each takes a page.
 const PTY_JOURNAL: usize = 1024 * 1024;
 
 /// Where a stream comes from.
@@ -85,7 +85,8 @@ impl Journal {
         Ok(Self { pipe, terminal, scratch_out, scratch_in, trash: Vec::new() })
     }
 
-    /// Looks at what is there, from the first byte not consumed on, without taking it.
+    /// Copies what is there into `window`, from the first byte not consumed on, without taking it out of the
+    /// pipe.
     pub(crate) fn look(&mut self, window: &mut Vec<u8>) -> io::Result<Look> {
         window.clear();
         if let Some(terminal) = &mut self.terminal {
@@ -122,8 +123,8 @@ impl Journal {
             .unwrap_or(0)
     }
 
-    /// Pieces that don't merge fill a pipe when half its bytes are used; then waiting for more could be for
-    /// ever.
+    /// Whether the journal counts as full. Pieces that don't merge fill a pipe when half of its bytes are
+    /// used; to wait for more could then take for ever.
     fn full(&self, seen: usize) -> bool {
         let stuck = self.terminal.as_ref().is_some_and(|terminal| terminal.stuck);
         stuck || seen >= self.capacity().min(WINDOW_MAX) / 2

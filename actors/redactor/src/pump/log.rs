@@ -21,7 +21,7 @@ const TEXT_MAX: usize = 16 * 1024;
 pub struct LogLimits {
     /// A new file is begun at this many bytes.
     pub bytes: u64,
-    /// So many old files are kept: `AGENT.log.1` is the newest.
+    /// Number of old files that are kept: `AGENT.log.1` is the newest.
     pub keep: u32,
 }
 
@@ -43,7 +43,7 @@ pub struct LogLine {
     pub stream: StreamKind,
     /// A line of its output with its newline, or what was there of it.
     pub text: String,
-    /// The supervisor was restarted just before: this may have been written before.
+    /// Whether the supervisor was restarted just before, so that this may have been written already.
     #[serde(default, skip_serializing_if = "is_false")]
     pub repeated: bool,
     /// Bytes of the log that could not be written before this line.
@@ -214,7 +214,7 @@ fn pieces(line: &str, max: usize) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The bytes as text, less a character at the end that is not all there yet, which is left in `carry`.
+/// Returns the bytes as text, except for an incomplete character at the end, which is left in `carry`.
 pub(crate) fn decode(carry: &mut Vec<u8>, bytes: &[u8], last: bool) -> String {
     carry.extend_from_slice(bytes);
     let keep = if last { 0 } else { unfinished(carry) };

@@ -1,5 +1,6 @@
 //! Pumps: each moves one agent stream from its journal pipe, redacted, to its sinks. The pipe is the journal:
-//! bytes are consumed only after the sinks took what became of them, so whoever dies, nothing is lost.
+//! bytes are consumed only after the sinks have taken them, redacted, so nothing is lost, whichever process
+//! or task dies.
 //!
 //! `journal` looks into the pipe without taking, `foreground` and `log` are the sinks, `task` is the pump
 //! itself, `streams` the registry above the actor. Never writes raw bytes anywhere.
@@ -20,7 +21,7 @@ pub use log::{AgentLog, LogLimits, LogLine};
 pub use streams::{Stream, StreamEnd, StreamHandle, StreamId, StreamKind, StreamSpec, Streams};
 pub use task::run;
 
-/// What the layers above want to know of the pumps. Called on the data path: must not block.
+/// Notified of events in the pumps. Called on the data path: must not block.
 pub trait Observer: Send + Sync {
     /// Secrets of this kind were masked.
     fn on_hits(&self, kind: &str, count: u64);
@@ -29,7 +30,7 @@ pub trait Observer: Send + Sync {
     fn on_log_lost(&self, _agent: &str, _bytes: u64) {}
 }
 
-/// Wants to know nothing.
+/// Ignores all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoObserver;
 
@@ -46,7 +47,7 @@ impl<F: Fn(&str, u64) + Send + Sync> Observer for F {
 /// Shared by all pumps.
 pub type SharedObserver = Arc<dyn Observer>;
 
-/// Each as one of its kind.
+/// Reports each hit as one of its kind.
 pub(crate) fn tell(hits: &[Hit], observer: &SharedObserver) {
     hits.iter().for_each(|hit| observer.on_hits(&hit.kind, 1));
 }

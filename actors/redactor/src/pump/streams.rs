@@ -1,6 +1,6 @@
 //! The registry of all streams, above the actor: what has to be pumped, how far each pump came, and how it
-//! ended. A pump takes its stream's turn by a lock that no panic poisons, so two never work on one stream,
-//! and the next finds there what the one before left.
+//! ended. A pump locks its stream's [`Turn`], by a lock that no panic poisons, so two never work on one
+//! stream, and the next goes on from what the one before left there.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -79,7 +79,7 @@ pub struct StreamHandle {
 }
 
 impl StreamHandle {
-    /// Its name.
+    /// Its id.
     #[must_use]
     pub fn id(&self) -> StreamId {
         self.id
@@ -110,14 +110,14 @@ pub struct Stream {
     pub(crate) log: Option<Arc<AgentLog>>,
     pub(crate) turn: Mutex<Turn>,
     pub(crate) end: watch::Sender<Option<StreamEnd>>,
-    /// Pumps that panicked on what is in the journal now.
+    /// How many pumps have panicked on what is in the journal now.
     pub(crate) panics: AtomicU32,
-    /// Since when whoever it was made for is gone.
+    /// Since when the process that it was made for is gone.
     pub(crate) left: watch::Sender<Option<Instant>>,
 }
 
 impl Stream {
-    /// Its name.
+    /// Its id.
     #[must_use]
     pub fn id(&self) -> StreamId {
         self.id
@@ -178,14 +178,15 @@ impl Streams {
         self.0.streams.load().values().cloned().collect()
     }
 
-    /// Told whenever a stream is added.
+    /// Notified whenever a stream is added.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
 
-    /// The process that an agent's streams were made for is gone, and whoever writes to them still isn't its:
-    /// what is in them comes out, and then they end, whoever holds their other end.
+    /// Notes that the process which an agent's streams were made for is gone. Whatever still writes to them
+    /// doesn't belong to it: what is in the streams comes out, and then they end, whichever process holds
+    /// their other end.
     pub fn leave(&self, agent: &str) {
         for stream in self.all().iter().filter(|stream| &*stream.agent == agent) {
             stream.left.send_if_modified(|left| {
@@ -208,7 +209,7 @@ impl Streams {
         tokio::time::timeout(deadline, all).await.is_ok()
     }
 
-    /// Ends a stream: tells who waits, forgets it.
+    /// Ends a stream: notifies those who wait for that, and forgets it.
     pub(crate) fn end(&self, stream: &Stream, end: StreamEnd) {
         self.0.streams.rcu(|streams| {
             let mut streams = BTreeMap::clone(streams);

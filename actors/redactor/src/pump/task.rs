@@ -20,36 +20,36 @@ use crate::shared::SharedRedactor;
 use crate::stream::SILENCE;
 use crate::tokens::{End, TAIL_MIN};
 
-/// While a tail is held the pipe is looked at this often even if the kernel says nothing: before 5.14 it told
-/// of the first bytes in a pipe only.
+/// While a tail is held the pipe is looked at this often even if the kernel reports nothing: before 5.14 it
+/// reported only the first bytes in a pipe.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// What is waited for more output of an agent that is gone: a child of its own may hold the pipe open for
-/// ever, or hand it to somebody else.
+/// How long more output is waited for once an agent is gone: a child of its own may hold the pipe open for
+/// ever, or hand it to another process.
 const LEFT_SILENCE: Duration = Duration::from_millis(500);
-/// However much more comes, it is over after so long,
+/// However much more output comes then, the stream ends after this time.
 const LEFT_MOST: Duration = Duration::from_secs(5);
-/// and after so many bytes: what a pipe can hold (`fs.pipe-max-size`, pipe(7)), since all of that may have
-/// been written before.
+/// The stream ends after so many bytes, too: what a pipe can hold (`fs.pipe-max-size`, pipe(7)), since all of
+/// that may have been written before.
 const LEFT_BYTES: usize = 1 << 20;
 /// After this many panics on the same bytes they are masked unread: one bad stream must not stop the others.
 const PANICS_MAX: u32 = 3;
-/// What stands for them.
+/// What is shown in their place.
 const UNREADABLE: &[u8] = b"[REDACTED:unreadable]";
 
-/// What a pump works on; stays when the pump goes.
+/// The state that a pump works on; it outlives the pump.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    /// Until the first pump, which needs the runtime to open them.
+    /// Source and foreground, until the first pump opens them: that needs the runtime.
     given: Option<(Source, Option<OwnedFd>)>,
     journal: Option<Journal>,
     foreground: Option<Foreground>,
     context: Context,
     pending: Option<Pending>,
-    /// A character that the log has only the first bytes of.
+    /// The first bytes of a character that isn't whole yet, kept back from the log.
     carry: Vec<u8>,
     window: Vec<u8>,
     resumed: bool,
-    /// Bytes that went out since whoever it was made for was gone.
+    /// Bytes that went out since the process that it was made for is gone.
     since_left: usize,
 }
 
@@ -59,7 +59,7 @@ struct Pending {
     out: Vec<u8>,
     written: usize,
     log: LogStep,
-    /// What the chunk stands for in the journal.
+    /// How many bytes of the journal the chunk stands for.
     consume: usize,
     next: Context,
     last: bool,
@@ -149,7 +149,8 @@ async fn pump(
         let redactor = Arc::clone(&redactor.load());
         match look(turn, stream, &redactor, is_silent, observer)? {
             Next::Deliver if is_silent => {
-                // What ends a stream has decided what was held; nothing that comes now belongs to that.
+                // The silence ended the stream, and with that decided what was held; nothing that comes now
+                // belongs to it.
                 return deliver(turn, stream, observer).await;
             }
             Next::Deliver => {}
@@ -219,7 +220,7 @@ fn look(
     Ok(Next::Wait { short, held: scan.held > 0 })
 }
 
-/// The journal is empty and closed: what is left of the log's last character goes out, then it is over.
+/// Ends a stream whose journal is empty and closed: first what is left of the log's last character goes out.
 fn finish(turn: &mut Turn) -> Next {
     if turn.carry.is_empty() {
         return Next::Ended;
@@ -301,7 +302,7 @@ async fn deliver(turn: &mut Turn, stream: &Stream, observer: &SharedObserver) ->
             pending.written += written;
         }
     }
-    // From here to the end there is no await: it happens as one.
+    // There is no await from here to the end: the rest happens as one.
     if let Some(journal) = turn.journal.as_mut() {
         journal.consume(pending.consume)?;
     }

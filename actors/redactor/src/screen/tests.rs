@@ -12,7 +12,7 @@ fn screen(key: &str, mask: Mask) -> Screen {
     Screen::new([&Secret::from(key)], mask).unwrap()
 }
 
-/// Somebody who has guessed nothing.
+/// A party that has guessed nothing.
 fn guesser() -> Guesser {
     Guesses::default().of(0, || {})
 }
@@ -124,7 +124,7 @@ fn of_two_secrets_that_begin_alike_the_longer_is_found_wherever_chunks_end() {
     }
 }
 
-/// Nor does it help to end a chunk within the line's end.
+/// A secret is found, too, if a chunk ends within a line's end.
 #[test]
 fn a_line_end_in_two_chunks_is_one() {
     let it = screen("abcdefgh12345678", Mask::Stars);
@@ -195,8 +195,8 @@ fn a_stream_that_ends_inside_the_key_does_not_give_it_away() {
     assert_eq!(out, b"x *****************");
 }
 
-/// Whoever has a server say guesses must not see in the answers how a secret begins: neither plain nor, where
-/// a step is the sixteenth part of a byte, in hexadecimal.
+/// An agent that has a server send guesses must not see in the answers how a secret begins: neither in plain
+/// text nor in hexadecimal, where each guess has only sixteen possible digits.
 #[test]
 fn what_is_masked_tells_nobody_how_a_key_begins() {
     let key = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";

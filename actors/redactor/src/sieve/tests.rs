@@ -17,7 +17,7 @@ fn screen(key: &str, mask: Mask) -> Screen {
     Screen::new([&Secret::from(key)], mask).unwrap()
 }
 
-/// Somebody who has guessed nothing.
+/// A party that has guessed nothing.
 fn guesser() -> Guesser {
     Guesses::default().of(0, || {})
 }
@@ -42,14 +42,15 @@ fn what_waits_long_is_looked_at_seldom_and_arrives() {
     }
 }
 
-/// Somebody who may guess no more.
+/// A party that may guess no more.
 fn spent() -> Guesser {
     let guesser = guesser();
     while guesser.may_see() {}
     guesser
 }
 
-/// A key's beginning and how it can be said: so much of it is found out for nothing.
+/// A key in the forms in which a server can send it, each with the number of its first bytes that are no
+/// guess.
 fn said() -> Vec<(String, usize)> {
     let told = crate::public::told(GUESSED.as_bytes());
     let hexadecimal = GUESSED.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -67,14 +68,14 @@ fn said() -> Vec<(String, usize)> {
 
 const GUESSED: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// What of each chunk is to be seen: how much of it came, and what.
+/// What the agent sees after each chunk.
 fn seen(screen: &Screen, guesser: &Guesser, chunks: &[&str]) -> Vec<Bytes> {
     let mut sieve = screen.sieve(guesser.clone());
     chunks.iter().map(|chunk| sieve.push(Bytes::copy_from_slice(chunk.as_bytes()))).collect()
 }
 
-/// Says each beginning of the key, and the same with a wrong end, until both look alike. Streams are left
-/// where they are, as an agent would that has seen enough.
+/// Sends each beginning of the key, and the same with a wrong end, until both look alike. Streams are left
+/// unfinished, as by an agent that has seen enough.
 #[test]
 fn so_many_guesses_are_told_and_no_more() {
     let screen = screen(GUESSED, Mask::Stars);
@@ -95,7 +96,7 @@ fn so_many_guesses_are_told_and_no_more() {
     }
 }
 
-/// Nor does it help to say the wrong ones only, or to grow a right one by and by.
+/// Wrong guesses alone are counted, too, and so is a right one that grows byte by byte.
 #[test]
 fn each_look_is_a_guess_right_or_wrong() {
     let screen = screen(GUESSED, Mask::Stars);
@@ -120,8 +121,7 @@ fn each_look_is_a_guess_right_or_wrong() {
     }
 }
 
-/// What isn't told for nothing isn't told by when the last guess was counted either: a right one costs what a
-/// wrong one does.
+/// How many guesses were counted tells nothing either: a right one costs what a wrong one does.
 #[test]
 fn a_right_guess_costs_what_a_wrong_one_does() {
     let screen = screen(GUESSED, Mask::Stars);
@@ -169,7 +169,7 @@ fn honest_streams_make_no_guess() {
     assert_eq!(guesses.kept().seen(), 0);
 }
 
-/// From what comes when nothing is learned: it is the same whatever the text is.
+/// What has come at which time tells nothing: it is the same whatever the text is.
 #[test]
 fn a_spent_one_sees_lengths_alone() {
     let screen = screen(GUESSED, Mask::Stars);
@@ -193,7 +193,7 @@ fn a_spent_one_sees_lengths_alone() {
     }
 }
 
-/// What waits for nothing is late, and there at last.
+/// Text that begins no secret comes late, but all of it comes.
 #[test]
 fn a_spent_ones_stream_is_late_by_a_bounded_part_of_it() {
     let screen = screen(GUESSED, Mask::Stars);
@@ -279,7 +279,7 @@ fn obvious(screen: &Screen, chunks: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-/// For somebody `who` is another one with each chunk.
+/// Sends each chunk for another party, which `who` makes.
 fn through(screen: &Screen, who: fn() -> Guesser, chunks: &[&[u8]]) -> Vec<u8> {
     let mut sieve = screen.sieve(who());
     let mut out: Vec<u8> = Vec::new();
@@ -356,7 +356,7 @@ proptest! {
         let wanted = obvious(&screen, &chunks);
         let ours = through(&screen, guesser, &chunks);
         prop_assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&wanted), "{:?}", text);
-        // What comes late is the same, but that more of it is still there to be covered.
+        // What comes late is the same, except that more of it could still be masked.
         let late = through(&screen, spent, &chunks);
         prop_assert_eq!(late.len(), wanted.len());
         for ((late, wanted), said) in late.iter().zip(&wanted).zip(text.bytes()) {

@@ -90,7 +90,7 @@ fn an_escape_without_its_end_waits_for_it() {
     assert!(read("&y z").is_empty() && read("&abcdefghijklmnop").is_empty());
 }
 
-/// The obvious way to read a front, that of before: whole windows, undone round after round.
+/// The obvious way to read a front: whole windows, undone round after round.
 mod obvious {
     use super::*;
 

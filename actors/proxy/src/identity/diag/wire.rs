@@ -42,7 +42,7 @@ pub(super) enum Reply {
     Nothing,
     /// The kernel's refusal.
     Error(Errno),
-    /// An answer to an earlier question, whose asker gave up.
+    /// An answer to an earlier query, whose caller gave up.
     OtherQuestion,
     /// None of these.
     Malformed,
@@ -91,7 +91,7 @@ pub(super) fn reply(bytes: &[u8], tuple: Tuple, sequence: u32) -> Reply {
 
 fn parse(bytes: &[u8], tuple: Tuple, sequence: u32) -> Option<Reply> {
     let length = usize::try_from(u32::from_ne_bytes(at(bytes, 0)?)).ok()?;
-    // What the header says is longer than what came was cut off.
+    // A message that is shorter than its header says was truncated.
     let bytes = bytes.get(..length)?;
     if u32::from_ne_bytes(at(bytes, 8)?) != sequence {
         return Some(Reply::OtherQuestion);

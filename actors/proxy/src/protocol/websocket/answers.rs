@@ -1,10 +1,10 @@
-//! What the server of a WebSocket says: passed as it comes, and where a credential might be echoed, searched
-//! for it.
+//! Passes on what the server of a WebSocket sends, as it comes; where a credential might be echoed, it is
+//! searched for it.
 //!
-//! A value becomes as many `*`, so frames stay as they were cut. It is found over fragments, and over control
-//! frames between them: only what may be the beginning of one waits, and never beyond the end of its message.
-//! What a byte costs doesn't grow with what came before it, however small the pieces are in which a server
-//! sends it.
+//! Each byte of a value becomes a `*`, so frames stay as they were cut. A value is found across fragments,
+//! and across control frames between them: only bytes that may be the beginning of a value wait, and never
+//! beyond the end of their message. What a byte costs doesn't grow with what came before it, however small
+//! the pieces are in which a server sends it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -22,19 +22,19 @@ pub(super) struct Answers {
     search: Option<Search>,
 }
 
-/// What may go on now.
+/// The bytes that may be passed on now.
 pub(super) struct Passing<'a> {
     pub(super) bytes: &'a [u8],
-    /// Where in them the first frame ends.
+    /// Offset in `bytes` at which the first frame ends.
     pub(super) first_end: Option<usize>,
 }
 
-/// The server's frames are masked, have reserved bits or are such control frames as there are none, so that
-/// nobody can search them; or more would have to wait than can be the beginning of a value.
+/// The server's frames can't be searched, since they are masked, have reserved bits or are invalid control
+/// frames; or more would have to wait than can be the beginning of a value.
 #[derive(Debug)]
 pub(super) struct Unsearchable;
 
-/// Frames that end in what waits, at most: a value in single bytes is one for each.
+/// Most frames that end within the waiting bytes: a value that is sent byte by byte has a frame for each.
 const MAX_ENDS: usize = 16 * 1024;
 
 impl Answers {
@@ -42,12 +42,12 @@ impl Answers {
         Self { frames: Boundary::default(), search: guard.map(Search::new) }
     }
 
-    /// Whether all that came went on, up to the end of a frame.
+    /// Whether all that came was passed on, and ended with the end of a frame.
     pub(super) fn between(&self) -> bool {
         self.frames.between() && self.search.as_ref().is_none_or(|search| search.raw.bytes.is_empty())
     }
 
-    /// Takes what came.
+    /// Takes bytes that came, and returns those that may be passed on.
     pub(super) fn pass<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Passing<'a>, Unsearchable> {
         match &mut self.search {
             Some(search) => search.pass(&mut self.frames, bytes),
@@ -64,12 +64,12 @@ impl Answers {
     }
 }
 
-/// What waits of the server's bytes. Places are counted from the connection's first byte, so that none moves
-/// when others go on.
+/// The server's bytes that wait. Positions are counted from the connection's first byte, so that none moves
+/// when earlier bytes are passed on.
 #[derive(Default)]
 struct Raw {
     bytes: BytesMut,
-    /// The place of the first of them.
+    /// Position of the first of them.
     from: u64,
 }
 
@@ -91,7 +91,7 @@ impl Raw {
         self.at(span).and_then(|span| self.bytes.get_mut(span)).unwrap_or_default()
     }
 
-    /// Gives what stands before this place.
+    /// Takes out the bytes before this position.
     fn take_before(&mut self, place: u64) -> BytesMut {
         let length = self.at(&(place..place)).map_or(0, |span| span.start.min(self.bytes.len()));
         self.from += length as u64;
@@ -99,7 +99,8 @@ impl Raw {
     }
 }
 
-/// Bytes that belong together, on their way through a search, and where those stand that wait in it.
+/// The search through bytes that belong together (one message or control frame), and the positions of those
+/// that wait in it.
 struct Gathered {
     sieve: Sieve,
     waiting: VecDeque<Range<u64>>,
@@ -118,14 +119,14 @@ impl Gathered {
         self.settle(raw, &decided);
     }
 
-    /// No more belongs to them: covers also what is nearly a value.
+    /// Ends the search: masks also what is nearly a value.
     fn end(&mut self, raw: &mut Raw, guard: &Guard) {
         let decided = self.sieve.finish();
         self.settle(raw, &decided);
         *self = Self::new(guard);
     }
 
-    /// Puts what is decided where it came from: a value is as long there as its cover.
+    /// Writes decided bytes back to where they came from: a value and its mask have the same length.
     fn settle(&mut self, raw: &mut Raw, mut decided: &[u8]) {
         while let Some(span) = self.waiting.pop_front() {
             count(1);
@@ -140,7 +141,7 @@ impl Gathered {
         }
     }
 
-    /// Where the first byte stands that waits.
+    /// Position of the first byte that waits.
     fn first_waiting(&self) -> Option<u64> {
         self.waiting.front().map(|span| span.start)
     }
@@ -149,9 +150,9 @@ impl Gathered {
 struct Search {
     guard: Guard,
     raw: Raw,
-    /// What went on last.
+    /// The bytes that were passed on last.
     out: BytesMut,
-    /// Where in `raw` frames end.
+    /// Positions at which frames in `raw` end.
     ends: VecDeque<u64>,
     /// The message so far, as far as it waits.
     message: Gathered,
@@ -212,7 +213,7 @@ impl Search {
     }
 }
 
-// Steps of all searches of this thread, for tests; what the redactor's take is tested there.
+// Steps of all searches of this thread, for tests; those of the redactor are tested in its own crate.
 #[cfg(test)]
 std::thread_local!(static STEPS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
 
@@ -237,8 +238,8 @@ impl Head {
         self.0[0] & 0x80 != 0
     }
 
-    /// Neither masked nor with reserved bits; a control frame whole and short (RFC 6455 section 5.5), since
-    /// what it is waits for its end.
+    /// Whether the frame is neither masked nor has reserved bits. A control frame must also be whole and
+    /// short (RFC 6455 section 5.5), since its bytes wait for its end.
     fn is_searchable(self) -> bool {
         let is_clear = self.0[0] & 0x70 == 0 && self.0[1] & 0x80 == 0;
         is_clear && (!self.is_control() || self.is_last() && u64::from(self.0[1] & 0x7f) <= MAX_CONTROL_BYTES)
@@ -253,7 +254,7 @@ enum Piece {
     End { at: usize, head: Head },
 }
 
-/// Where the server's frames end.
+/// Follows where the server's frames end.
 #[derive(Default)]
 struct Boundary {
     header: Vec<u8>,
@@ -266,7 +267,7 @@ impl Boundary {
         self.header.is_empty() && self.left == 0
     }
 
-    /// Goes on by `bytes`, and tells what they are.
+    /// Advances by `bytes`, and calls `each` with the pieces that they are.
     fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Piece)) {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {

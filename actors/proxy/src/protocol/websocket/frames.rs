@@ -13,7 +13,7 @@ pub(super) const PROTOCOL_ERROR: u16 = 1002;
 /// A message that is too big.
 pub(super) const TOO_BIG: u16 = 1009;
 
-/// Frames that no client sends, or more than is taken: the code that the connection ends with, and why.
+/// Frames that no client may send, or that are too much: the code that the connection ends with, and why.
 #[derive(Debug)]
 pub(crate) struct Wrong(pub(crate) u16, pub(crate) &'static str);
 
@@ -69,12 +69,12 @@ fn header(bytes: &[u8]) -> Result<Option<Header>, Wrong> {
     Ok(Some(Header { last, opcode, mask: *mask, payload, length: bytes.len() - rest.len() }))
 }
 
-/// The client's frames, as far as they aren't judged yet.
+/// The client's frames that aren't judged yet.
 #[derive(Default)]
 pub(crate) struct Inbox {
     /// Frames as they came.
     pub(crate) raw: Vec<u8>,
-    /// Where in `raw` the next frame begins that wasn't looked at.
+    /// Offset in `raw` of the next frame that wasn't looked at.
     at: usize,
     /// The message so far, unmasked.
     pub(crate) message: Vec<u8>,
@@ -83,24 +83,24 @@ pub(crate) struct Inbox {
     frames: usize,
 }
 
-/// What may go on.
+/// What is complete.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
-    /// A text message is whole: judge it, then the first bytes of `raw`.
+    /// A text message is whole: judge it, then send what [`Inbox::take`] returns.
     Text,
-    /// The same of a binary one.
+    /// The same for a binary message.
     Binary,
-    /// A control frame; between fragments it goes on before them.
+    /// A control frame; one that came between fragments is sent on before them.
     Control(Vec<u8>),
 }
 
 impl Inbox {
-    /// Bytes that came and wait; the message so far is as many again, at the most.
+    /// Bytes that wait in `raw`; `message` takes as many again at most.
     pub(super) fn holds(&self) -> usize {
         self.raw.len()
     }
 
-    /// Looks at the next frame; none while it isn't whole.
+    /// Reads on to the next whole message or control frame; none while more bytes are needed.
     pub(crate) fn next(&mut self) -> Result<Option<Ready>, Wrong> {
         loop {
             let unseen = self.raw.get(self.at..).unwrap_or_default();
@@ -135,7 +135,8 @@ impl Inbox {
         }
     }
 
-    /// One frame with another content in the place of the message's, under the mask of its first frame.
+    /// Returns one text frame with `content` instead of the message's, under the mask of the message's first
+    /// frame.
     pub(super) fn frame(&self, content: &[u8]) -> Vec<u8> {
         let mask = header(&self.raw).ok().flatten().map_or([0; 4], |header| header.mask);
         let mut out = vec![0x81];
@@ -157,9 +158,9 @@ impl Inbox {
         out
     }
 
-    /// The frames of the message that was judged, as they came.
+    /// Takes out the frames of the message that was judged, as they came.
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        // Nor is the memory of a long one kept.
+        // A new vector, so that the memory of a long message isn't kept.
         self.message = Vec::new();
         self.kind = None;
         self.frames = 0;

@@ -1,5 +1,5 @@
 //! What may follow a first ClientHello where its bytes are relayed: a server that wants another key has the
-//! client say its hello again (RFC 8446 section 4.1.4), and servers go by the name in the second.
+//! client send a second hello (RFC 8446 section 4.1.4), and servers go by the name in that.
 
 use super::{HANDSHAKE_RECORD, MAX_RECORD, RECORD_HEADER, reassemble};
 
@@ -9,12 +9,12 @@ const RETRY: [u8; 32] = [
     0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 const SERVER_HELLO: u8 = 2;
-/// Of a ServerHello, up to its random: kind, length, version.
+/// Bytes of a ServerHello before its random: kind, length, version.
 const BEFORE_RANDOM: usize = 6;
-/// What a record may be longer when it is encrypted (RFC 5246 section 6.2.3).
+/// Bytes by which a record may be longer when it is encrypted (RFC 5246 section 6.2.3).
 const MAX_EXPANSION: usize = 2048;
 
-/// How many bytes the first hello of a stream takes that has a whole one.
+/// How many bytes the first hello of a stream takes, which must be whole.
 #[must_use]
 pub(crate) fn first_hello_ends(bytes: &[u8]) -> usize {
     match reassemble(bytes) {
@@ -23,8 +23,8 @@ pub(crate) fn first_hello_ends(bytes: &[u8]) -> usize {
     }
 }
 
-/// Whether a server that begins its answer so asks for another hello; none while that can't be told. One
-/// whose first record doesn't hold as much as tells it may ask.
+/// Whether a server whose answer begins with these bytes asks for a second hello; none while there are too
+/// few to know. Also true if the first record ends too early to know: the server may be asking.
 #[must_use]
 pub(crate) fn asks_again(answer: &[u8]) -> Option<bool> {
     if answer.first().is_some_and(|kind| *kind != HANDSHAKE_RECORD) {
@@ -40,15 +40,15 @@ pub(crate) fn asks_again(answer: &[u8]) -> Option<bool> {
     Some(*message.get(BEFORE_RANDOM..BEFORE_RANDOM + RETRY.len())? == RETRY)
 }
 
-/// What a client goes on with that was asked for another hello.
+/// What a client sends next that was asked for a second hello.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Too little to tell.
     More,
-    /// A record of so many bytes that servers pass over before the hello: of compatibility, of data that was
-    /// sent too early, an alert.
+    /// A record of so many bytes that servers skip before the hello: for compatibility, with early data, an
+    /// alert.
     Passed(usize),
-    /// What is to be that hello, whole or not.
+    /// The beginning of that hello, whole or not.
     Hello,
     /// Something that no client sends there.
     Odd,

@@ -68,7 +68,7 @@ fn a_value_is_found_over_fragments_and_between_them() {
         frame(0x80, format!("{}, k", stars(two.len())).as_bytes()),
         frame(0x82, b"ey-0 is no key"),
         frame(0x81, stars(17).as_bytes()),
-        // What is so far from whole shows no guess to be right.
+        // Too much is missing here: to mask it would show that a guess is right.
         frame(0x81, &KEY.as_bytes()[..12]),
     ]
     .concat();
@@ -94,7 +94,7 @@ fn of_two_values_that_begin_alike_the_longer_is_found() {
     assert!(answers.pass(&alone).unwrap().bytes.ends_with(&[b'*'; 12]));
 }
 
-/// Of a line that ends as a value begins a little goes on, and what makes it one is covered.
+/// A line that ends with the beginning of a value may pass a little of it; the rest of the value is masked.
 #[test]
 fn a_value_is_found_over_lines_that_went_on() {
     for cut in 1..KEY.len() {
@@ -108,8 +108,8 @@ fn a_value_is_found_over_lines_that_went_on() {
     }
 }
 
-/// In fragments, in control frames between them, on one connection or on many: what waits tells a few times
-/// how a value begins.
+/// In fragments, in control frames between them, on one connection or on many: only a few times does what
+/// waits reveal how a value begins.
 #[test]
 fn fragments_tell_little_of_how_a_value_begins() {
     let guesses = Guesses::default();
