@@ -1,7 +1,7 @@
-//! What lies above the panes: the keys, the whole of a row, and an answer that is to be confirmed.
+//! Dialogs over the panes: the list of keys, the whole of a row, and an answer that is to be confirmed.
 //!
 //! A [`Confirm`] shows everything that is approved, however long an agent has made it, and takes a yes only
-//! once all of it has been drawn: no key that was typed ahead is one.
+//! once all of it has been drawn, so that no key that was typed ahead counts.
 
 use crate::Effect;
 use crate::facts::{Answer, Question};
@@ -9,37 +9,38 @@ use crate::keys::BINDINGS;
 use crate::list::{Step, moved};
 use crate::text::{Text, columns, wrap};
 
-/// Columns that a sheet's frame takes, and lines: borders and padding; borders and the line of keys.
+/// Columns and lines that a sheet's frame takes: borders and padding; borders and the line of keys.
 const FRAME: (u16, u16) = (4, 3);
-/// Columns of text that a yes can be given in: less is no reading.
+/// Minimal width of the text, in columns, for a yes to be taken: anything narrower can't be read.
 const NARROWEST: usize = 16;
 
-/// Names and values, one below the other, as long as they are.
+/// Names and values, one below the other, in their full length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sheet {
     pub(crate) title: String,
     lines: Vec<(String, String)>,
-    /// The first line in sight.
+    /// Index of the first visible line.
     pub(crate) top: usize,
-    /// So many lines from the first one on will have been in sight when what is being drawn stands there.
+    /// Number of lines, from the first on, that will have been visible once what is being drawn is on the
+    /// terminal.
     drawing: usize,
-    /// So many lines from the first one on have been in sight.
+    /// Number of lines, from the first on, that have been visible.
     seen: usize,
 }
 
 impl Sheet {
-    /// Of a title and lines, each of a name and a value; either may be empty.
+    /// Makes a sheet of a title and lines, each of a name and a value; either may be empty.
     pub(crate) fn new(title: impl Into<String>, lines: Vec<(String, String)>) -> Self {
         Self { title: title.into(), lines, top: 0, drawing: 0, seen: 0 }
     }
 
-    /// The keys.
+    /// Makes the sheet that lists the keys.
     pub(crate) fn help() -> Self {
         let rows = BINDINGS.iter().map(|binding| (binding.names.to_owned(), binding.does.to_owned()));
         Self::new("keys", rows.collect())
     }
 
-    /// All lines in so many columns.
+    /// Lays all lines out, wrapped to `width` columns.
     pub(crate) fn layout(&self, width: usize) -> Vec<String> {
         let widest = self.lines.iter().map(|(name, _)| columns(name)).max().unwrap_or(0);
         let indent = if widest == 0 { 0 } else { (widest + 2).min(width / 2) };
@@ -57,31 +58,31 @@ impl Sheet {
         all
     }
 
-    /// Moves what is in sight, but never past what hasn't been.
+    /// Scrolls, but never past a line that has not been visible.
     pub(crate) fn scroll(&mut self, step: Step, (width, height): (usize, usize)) {
         let all = self.layout(width).len();
         self.top = moved(self.top, step, all.saturating_sub(height) + 1, height).min(self.seen);
     }
 
-    /// What is in sight is being drawn.
+    /// Notes that the visible lines are being drawn.
     pub(crate) fn drawing(&mut self, (_, height): (usize, usize)) {
         self.drawing = self.drawing.max(self.top.saturating_add(height));
     }
 
-    /// What was being drawn stands there; tells whether that was the last of it, so that what is said of the
-    /// rest holds no more.
+    /// Notes that what was being drawn is on the terminal. Asks for a redraw if the sheet is read to its end
+    /// by that, since the hint that there is more holds no longer.
     pub(crate) fn drawn(&mut self, inside: (usize, usize)) -> Option<Effect> {
         let was_read = self.is_read(inside);
         self.seen = self.drawing;
         (!was_read && self.is_read(inside)).then_some(Effect::Redraw)
     }
 
-    /// Lines are laid out anew: what was seen was other lines.
+    /// Forgets what was seen: at another size, the lines are others.
     pub(crate) fn resize(&mut self) {
         (self.top, self.drawing, self.seen) = (0, 0, 0);
     }
 
-    /// Whether every line has been in sight.
+    /// Whether every line has been visible, and the text is wide enough to be read.
     pub(crate) fn is_read(&self, (width, _): (usize, usize)) -> bool {
         width >= NARROWEST && self.seen >= self.layout(width).len()
     }
@@ -95,9 +96,9 @@ pub(crate) fn inside((columns, rows): (u16, u16)) -> (usize, usize) {
 /// An answer that is to be confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confirm {
-    /// What was asked when it was begun.
+    /// The question, as it was when the dialog was opened.
     pub(crate) question: Question,
-    /// What is to be said.
+    /// The answer to be given.
     pub(crate) answer: Answer,
     pub(crate) sheet: Sheet,
 }
@@ -110,7 +111,7 @@ impl Confirm {
     }
 }
 
-/// What lies above.
+/// A dialog over the panes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dialog {
     /// To be read.

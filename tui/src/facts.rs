@@ -1,17 +1,18 @@
-//! What is known of a sandbox, as plain data: each is one answer of its control socket, in words for people.
+//! What is known of a sandbox, as plain data: each type holds an answer of its control socket, in words for
+//! people.
 
 use crate::text::Text;
 
-/// How something is to be looked at.
+/// Whether something is good or bad; decides how it is coloured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Tone {
     /// As it should be.
     Good,
     /// Refused, failed.
     Bad,
-    /// To be looked at.
+    /// Needs attention.
     Warn,
-    /// Nothing to be said of it.
+    /// Neither good nor bad.
     #[default]
     Plain,
 }
@@ -19,7 +20,7 @@ pub enum Tone {
 /// A sandbox that can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its name, to be given back.
+    /// Its name, which is given back when it is chosen.
     pub name: String,
     /// What else is known: state, agents, uptime, policy.
     pub about: Vec<Text>,
@@ -30,7 +31,7 @@ pub struct Candidate {
 pub struct Condition {
     /// Its state in a word.
     pub state: Text,
-    /// Of that state.
+    /// The tone of that state.
     pub tone: Tone,
     /// How long it has been up.
     pub up: Text,
@@ -49,7 +50,7 @@ pub struct Agent {
     pub name: Text,
     /// Its state in a word.
     pub state: Text,
-    /// Of that state.
+    /// The tone of that state.
     pub tone: Tone,
     /// How long the present process has run.
     pub up: Text,
@@ -66,7 +67,7 @@ pub struct Part {
     pub name: Text,
     /// Its state in a word.
     pub state: Text,
-    /// Of that state.
+    /// The tone of that state.
     pub tone: Tone,
     /// How long it has been up.
     pub up: Text,
@@ -76,27 +77,27 @@ pub struct Part {
     pub failure: Text,
 }
 
-/// Where a question stands.
+/// The state of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
-    /// So many requests are held for the answer.
+    /// Requests are held for the answer.
     Held,
-    /// Nobody waits any more; it can still be answered.
+    /// No request waits any more; the question can still be answered.
     Waiting,
-    /// It may go, so far.
+    /// Approved, to this extent.
     Approved(Answer),
-    /// It may not.
+    /// Denied.
     Denied,
 }
 
 impl Standing {
-    /// Whether the operator's word is still wanted.
+    /// Whether the operator's answer is still wanted.
     #[must_use]
     pub fn is_open(self) -> bool {
         matches!(self, Self::Held | Self::Waiting)
     }
 
-    /// Those that somebody waits for first, those that are answered last.
+    /// Returns the rank in the list: questions with held requests first, answered ones last.
     pub(crate) fn rank(self) -> u8 {
         match self {
             Self::Held => 0,
@@ -109,9 +110,9 @@ impl Standing {
 /// A request that no policy entry names, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// Its id, to be given back.
+    /// Its id, which is given back with an answer.
     pub id: String,
-    /// Where it stands.
+    /// Its state.
     pub standing: Standing,
     /// How many requests are held for it.
     pub held: u64,
@@ -152,7 +153,7 @@ impl Question {
                 sha256,
                 generation,
             } = q.clone();
-            // That nobody waits any more changes nothing.
+            // Whether a request still waits makes no difference.
             let standing = if standing.is_open() { Standing::Held } else { standing };
             (id, standing, host, port, method, path, program, sha256, generation)
         };
@@ -160,18 +161,18 @@ impl Question {
     }
 }
 
-/// What an operator says of a question.
+/// An operator's answer to a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
-    /// One request may go.
+    /// Approve one request.
     Once,
-    /// It may go until the sandbox ends.
+    /// Approve until the sandbox ends.
     Run,
-    /// It may go in later runs, too.
+    /// Approve for good, in later runs too.
     Good,
-    /// It may not go.
+    /// Deny.
     Deny,
-    /// What was answered is taken back.
+    /// Revoke what was answered.
     Revoke,
 }
 
@@ -180,13 +181,13 @@ pub enum Answer {
 pub struct Happening {
     /// The time of day.
     pub at: Text,
-    /// How it is to be looked at.
+    /// Its tone.
     pub tone: Tone,
     /// What it is, in a word: `denied`, `actor`.
     pub word: Text,
     /// The rest, on one line.
     pub what: Text,
-    /// All that is on record of it, by name.
+    /// All fields of its record, by name.
     pub record: Vec<(Text, Text)>,
 }
 
@@ -197,6 +198,6 @@ pub struct Figure {
     pub name: Text,
     /// How many.
     pub value: Text,
-    /// How it is to be looked at.
+    /// Its tone.
     pub tone: Tone,
 }

@@ -1,19 +1,19 @@
-//! Keys out of the bytes that a terminal sends: those that [`crate::keys`] knows, and nothing else.
+//! Parses the bytes that a terminal sends into keys: those that [`crate::keys`] knows, and nothing else.
 //!
-//! crossterm has a reader of its own, which is not taken: of a key and a new size at one moment it loses the
-//! key until the next one comes, and a terminal that is gone keeps it busy for ever. What is pasted is no
-//! key, so that no paste gives an answer.
+//! crossterm's own reader is not used: when a key and a new size come at the same moment, it withholds the
+//! key until the next one comes, and a terminal that is gone keeps it busy for ever. Pasted text is not read
+//! as keys, so that no paste gives an answer.
 
 use crate::keys::Press;
 
-/// Bytes of a sequence's parameters that are kept: no key of ours has more.
+/// Maximal number of parameter bytes that are kept of a sequence: no known key has more.
 const MAX_PARAMETERS: usize = 16;
 
 /// Reads bytes as they come, however they are cut.
 #[derive(Debug, Default)]
 pub struct Keys {
     state: State,
-    /// Between the marks of a bracketed paste.
+    /// Whether the bytes are inside a bracketed paste.
     is_paste: bool,
 }
 
@@ -21,7 +21,7 @@ pub struct Keys {
 enum State {
     #[default]
     Ground,
-    /// Behind ESC: the key itself, or the beginning of a sequence.
+    /// After ESC: the key itself, or the beginning of a sequence.
     Escape,
     /// Behind `ESC [`, with the parameters so far.
     Sequence(Vec<u8>),
@@ -30,18 +30,19 @@ enum State {
 }
 
 impl Keys {
-    /// The keys that are whole with these bytes.
+    /// Returns the keys that these bytes complete.
     pub fn read(&mut self, bytes: &[u8]) -> Vec<Press> {
         bytes.iter().filter_map(|byte| self.byte(*byte)).collect()
     }
 
-    /// Whether more bytes would tell what the last ones are: then [`Self::silence`] is due after a moment.
+    /// Whether the last bytes are an incomplete key: then [`Self::silence`] is due if no more come for a
+    /// moment.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         !matches!(self.state, State::Ground)
     }
 
-    /// Nothing more has come: an ESC was the key.
+    /// Called when no more bytes have come: a pending ESC was the key itself.
     pub fn silence(&mut self) -> Option<Press> {
         match std::mem::take(&mut self.state) {
             State::Escape => self.unless_pasted(Press::Escape),
@@ -63,7 +64,7 @@ impl Keys {
                     b'[' => State::Sequence(Vec::new()),
                     b'O' => State::Shifted,
                     0x1b => State::Escape,
-                    // With Alt it is another key.
+                    // With Alt held, it is another key.
                     _ => State::Ground,
                 };
                 if byte == 0x1b { self.unless_pasted(Press::Escape) } else { None }
@@ -102,7 +103,7 @@ impl Keys {
             (b"6", b'~') => Press::PageDown,
             (b"", b'Z') => Press::BackTab,
             (b"" | b"1", end) => arrow(end)?,
-            // Another key held makes it another key.
+            // With a modifier held, it is another key.
             _ => return None,
         };
         self.unless_pasted(press)
@@ -119,7 +120,7 @@ fn plain(byte: u8) -> Option<Press> {
         b'\r' | b'\n' => Some(Press::Enter),
         0x01..=0x1a => Some(Press::Ctrl(char::from(byte - 1 + b'a'))),
         b' '..=b'~' => Some(Press::Char(char::from(byte))),
-        // Of what isn't ASCII no key is ours.
+        // No known key is outside ASCII.
         _ => None,
     }
 }
@@ -155,7 +156,7 @@ mod tests {
         (b"\x1b[6~", Press::PageDown),
     ];
 
-    /// At once, and byte by byte.
+    /// Read at once, and byte by byte.
     #[test]
     fn keys_are_read_however_they_are_cut() {
         let (all, wanted): (Vec<&[u8]>, Vec<Press>) = KEYS.iter().copied().unzip();
@@ -188,7 +189,7 @@ mod tests {
         assert_eq!(keys.read("ÿäy".as_bytes()), [Press::Char('y')]);
     }
 
-    /// Whatever comes is read on from, and nothing grows.
+    /// After any bytes, later keys are still read, and nothing grows.
     #[test]
     fn no_bytes_keep_a_later_key_from_being_read() {
         let mut keys = Keys::default();

@@ -1,9 +1,9 @@
-//! Every key: one table, by which [`crate::Model::update`] reads them and the help and docs/term.md (a test
-//! compares) tell of them.
+//! Every key in one table, used by [`crate::Model::update`] and by the help. docs/term.md lists the same
+//! keys; a test compares.
 
 use crate::facts::Answer;
 
-/// A key, as far as any is known here.
+/// A key that is known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Press {
     /// A character.
@@ -51,21 +51,21 @@ pub enum Action {
     Next,
     /// The pane before.
     Previous,
-    /// The whole of the row; the sandbox that is chosen.
+    /// Show the whole of the row; in the list of sandboxes, open the chosen one.
     Open,
-    /// Away with what lies above.
+    /// Close the dialog.
     Close,
-    /// An answer to the question, to be confirmed.
+    /// Begin an answer to the question, to be confirmed.
     Say(Answer),
-    /// What is asked is meant so.
+    /// Yes: give the answer that is shown.
     Confirm,
-    /// It isn't.
+    /// No: give none.
     Refuse,
-    /// The keys.
+    /// Show the keys.
     Help,
     /// Back to the shell for a while.
     Suspend,
-    /// The end.
+    /// Quit.
     Quit,
 }
 
@@ -76,9 +76,9 @@ pub struct Binding {
     pub keys: &'static [Press],
     /// As people name them.
     pub names: &'static str,
-    /// What for.
+    /// What they do.
     pub action: Action,
-    /// In words.
+    /// The same in words.
     pub does: &'static str,
 }
 
@@ -110,7 +110,7 @@ pub const BINDINGS: &[Binding] = &[
     key(&[Press::Char('q'), Press::Ctrl('c')], "q, Ctrl-C", Action::Quit, "quit; the sandbox goes on"),
 ];
 
-/// What a key is for; none for those that aren't for anything.
+/// Returns what a key does; `None` if it does nothing.
 #[must_use]
 pub fn action(press: Press) -> Option<Action> {
     BINDINGS.iter().find(|binding| binding.keys.contains(&press)).map(|binding| binding.action)

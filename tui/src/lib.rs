@@ -1,9 +1,9 @@
 //! What `cofferdam term` shows, and what its keys do: a model, a pure update, and a view of the model.
 //!
-//! It knows no socket, no process and no clock. Whoever has those turns what happens into a [`Message`],
-//! gives it to [`Model::update`], does the [`Effect`] that comes back, and draws. Nothing that an agent could
-//! have chosen gets into the model but as a [`Text`], which is made harmless when it is made; so no view can
-//! forget to.
+//! This crate knows no socket, no process and no clock. Its caller turns what happens into a [`Message`],
+//! gives it to [`Model::update`], carries out the [`Effect`] that comes back, and draws. Whatever an agent
+//! could have chosen enters the model only as a [`Text`], which is made harmless at its construction, so that
+//! no view can forget to.
 
 pub mod dialog;
 pub mod facts;

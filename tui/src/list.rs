@@ -1,6 +1,6 @@
-//! A place in a list that changes: which row is chosen, and which rows are in sight.
+//! Positions in a list that changes: which row is chosen, and which rows are visible.
 
-/// The row after a move among so many.
+/// Returns the row that a move from `from` leads to, among `rows` rows and with `page` of them a page.
 pub(crate) fn moved(from: usize, step: Step, rows: usize, page: usize) -> usize {
     let last = rows.saturating_sub(1);
     let page = page.max(1);
@@ -26,7 +26,8 @@ pub(crate) enum Step {
     Last,
 }
 
-/// The first row in sight, so that the chosen one is: in the middle, but at the list's ends.
+/// Returns the first visible row, such that the chosen one is visible: in the middle, except at the list's
+/// ends.
 pub(crate) fn first_in_sight(chosen: usize, rows: usize, height: usize) -> usize {
     chosen.saturating_sub(height / 2).min(rows.saturating_sub(height))
 }

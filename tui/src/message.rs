@@ -16,13 +16,14 @@ pub enum Message {
         /// Lines.
         rows: u16,
     },
-    /// All that there is by now is being drawn.
+    /// The present state is being drawn.
     Drawing,
-    /// What was being drawn stands on the terminal: what is confirmed must have been in sight.
+    /// What was being drawn is on the terminal. An answer can be confirmed only after what it is for has been
+    /// visible.
     Drawn,
     /// These sandboxes run.
     Candidates(Vec<Candidate>),
-    /// The sandbox told its condition: it is there.
+    /// The sandbox reported its condition, so it can be reached.
     Condition(Condition),
     /// Its actors, from the root on.
     Tree(Vec<Part>),
@@ -32,15 +33,15 @@ pub enum Message {
     Figures(Vec<Figure>),
     /// Something happened in it.
     Happened(Happening),
-    /// So many things happened that we were too slow to hear of.
+    /// This many events were missed, since we read too slowly.
     Missed(u64),
-    /// It tells nothing any more, for this reason; it is asked again.
+    /// The sandbox can't be reached, for this reason; it is tried again.
     Away(Text),
-    /// The operator's word has arrived, and this is what came of it.
+    /// The outcome of an answer that was given.
     Answered {
-        /// Of which question.
+        /// Id of the question.
         id: String,
-        /// What it is now in words, or why not.
+        /// The question's new state in words, or why the answer wasn't accepted.
         outcome: Result<Text, Text>,
     },
 }
@@ -50,14 +51,14 @@ pub enum Message {
 pub enum Effect {
     /// Watch this sandbox.
     Watch(String),
-    /// Tell the sandbox the operator's word.
+    /// Give the sandbox the operator's answer.
     Answer {
-        /// On which question.
+        /// Id of the question.
         id: String,
-        /// What it is.
+        /// The answer.
         answer: Answer,
     },
-    /// Draw again: what has been drawn changes what is said of it.
+    /// Draw again: what is to be shown has changed by what has been drawn.
     Redraw,
     /// Give the terminal back to the shell until we are told to go on.
     Suspend,

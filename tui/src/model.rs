@@ -4,8 +4,8 @@ use crate::facts::Candidate;
 use crate::theme::Theme;
 use crate::watch::Watch;
 
-/// The largest terminal that is drawn on: what lies beyond stays empty. A size is a number that anybody on
-/// the terminal may set, and each place costs memory.
+/// The largest size that is drawn, in columns and rows: what lies beyond stays empty. Any program on the
+/// terminal may set any size, and each cell costs memory.
 pub const LARGEST: (u16, u16) = (1000, 400);
 
 /// The state.
@@ -30,7 +30,7 @@ pub(crate) enum Stage {
 #[derive(Debug, Clone)]
 pub(crate) struct Choice {
     pub candidates: Vec<Candidate>,
-    /// The chosen one's name: rows come and go.
+    /// Name of the chosen sandbox, and not its row: rows come and go.
     pub chosen: Option<String>,
     pub help: Option<crate::dialog::Sheet>,
 }

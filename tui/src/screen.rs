@@ -1,5 +1,5 @@
-//! The terminal's screen as bytes: each frame is what has to be written for the terminal to show it. Whoever
-//! has the terminal writes them.
+//! Renders the model into bytes: a frame is what has to be written to the terminal for it to show the model.
+//! The caller writes it.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -16,16 +16,16 @@ use ratatui::{Terminal, TerminalOptions, Viewport};
 
 use crate::model::Model;
 
-/// What the terminal shows by now.
+/// What the terminal shows at present.
 pub struct Screen {
     /// None: not known, so that all of it is drawn anew.
     shown: Option<(Rect, Terminal<CrosstermBackend<Bytes>>)>,
-    /// Whether it is our screen that the terminal shows.
+    /// Whether the terminal shows our alternate screen.
     is_entered: bool,
     bytes: Bytes,
 }
 
-/// Where the drawing goes: the backend has one end and keeps it to itself.
+/// The buffer that is drawn into; shared, since the backend keeps its writer to itself.
 #[derive(Clone, Default)]
 struct Bytes(Rc<RefCell<Vec<u8>>>);
 
@@ -41,18 +41,18 @@ impl Write for Bytes {
 }
 
 impl Screen {
-    /// Nothing is known of what is shown: the first frame takes the terminal.
+    /// Makes a screen that knows nothing of what is shown: the first frame takes over the terminal.
     #[must_use]
     pub fn new() -> Self {
         Self { shown: None, is_entered: false, bytes: Bytes::default() }
     }
 
-    /// To be taken and drawn whole: somebody else has had the terminal.
+    /// Makes the next frame take over the terminal and draw everything, since another program has used it.
     pub fn forget(&mut self) {
         (self.shown, self.is_entered) = (None, false);
     }
 
-    /// The bytes that show the model.
+    /// Returns the bytes that make the terminal show the model.
     pub fn frame(&mut self, model: &Model) -> Vec<u8> {
         let area = Rect::new(0, 0, model.size.0, model.size.1);
         if !std::mem::replace(&mut self.is_entered, true) {
@@ -62,12 +62,12 @@ impl Screen {
         if self.shown.as_ref().is_none_or(|(before, _)| *before != area) {
             let _ = queue!(self.bytes, ResetColor, Clear(ClearType::All));
             let options = TerminalOptions { viewport: Viewport::Fixed(area) };
-            // A fixed one asks the terminal nothing.
+            // A fixed viewport asks the terminal nothing.
             let terminal = Terminal::with_options(CrosstermBackend::new(self.bytes.clone()), options);
             self.shown = terminal.ok().map(|terminal| (area, terminal));
         }
         if let Some((_, terminal)) = &mut self.shown {
-            // Nothing that is written to can fail.
+            // Writing to the buffer can't fail.
             let _ = terminal.draw(|frame| model.draw(frame.area(), frame.buffer_mut()));
         }
         std::mem::take(&mut *self.bytes.0.borrow_mut())
@@ -80,7 +80,7 @@ impl Default for Screen {
     }
 }
 
-/// What gives the terminal back as it was before the first frame.
+/// Returns the bytes that restore the terminal to what it was before the first frame.
 #[must_use]
 pub fn leave() -> Vec<u8> {
     let mut bytes = Vec::new();

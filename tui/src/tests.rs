@@ -1,4 +1,4 @@
-//! The whole of it, from messages to what stands on a screen.
+//! Tests of the whole, from messages to what is on the screen.
 
 mod answers;
 mod shown;
@@ -74,7 +74,7 @@ impl Desk {
         assert!(!self.screen().contains(text), "{text:?} in\n{}", self.screen());
     }
 
-    /// The keys to another pane.
+    /// Presses the keys that lead to another pane.
     fn to(&mut self, pane: &str) {
         let tabs =
             ["approvals", "events", "actors", "agents", "metrics"].iter().position(|it| *it == pane).unwrap();

@@ -1,8 +1,8 @@
 //! Text that may have been chosen by an agent, made harmless once, when it is made.
 //!
-//! Every character of a [`Text`] takes one or two columns of its own, is seen, and stays where it was put:
-//! what could move the cursor, hide, lie on another character or turn the reading direction is shown as an
-//! escape instead. A terminal does that to no text of the view's own.
+//! Every character of a [`Text`] is visible, takes one or two columns of its own, and stays where it was put:
+//! one that could move the cursor, hide, join another character or turn the reading direction is shown as an
+//! escape instead. The view's own text has no such character.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 pub struct Text(String);
 
 impl Text {
-    /// The whole of it: for what is decided about, of which nothing may be left out.
+    /// Takes the whole of `raw`: for what the operator decides about, of which nothing may be left out.
     #[must_use]
     pub fn new(raw: &str) -> Self {
         let mut shown = String::with_capacity(raw.len());
@@ -26,7 +26,7 @@ impl Text {
         Self(shown)
     }
 
-    /// Its first characters, and a mark where more were there: for what is only read.
+    /// Takes the first `most` characters, and marks the end if there were more: for what is only read.
     #[must_use]
     pub fn cut(raw: &str, most: usize) -> Self {
         match raw.char_indices().nth(most) {
@@ -45,13 +45,14 @@ impl Text {
         &self.0
     }
 
-    /// Whether there is none.
+    /// Whether the text is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Between quotes where it has spaces: so that one at its end is seen, and none makes two fields of one.
+    /// Puts the text in quotes if it has spaces, so that a space at its end is visible, and none makes one
+    /// field look like two.
     #[must_use]
     pub fn quoted(&self) -> Self {
         match self.0.contains(' ') {
@@ -67,32 +68,33 @@ impl fmt::Display for Text {
     }
 }
 
-/// Whether a character is seen, in columns of its own, where it stands.
+/// Whether a character is visible, in columns of its own, where it was put.
 fn is_plain(c: char) -> bool {
     match c {
         ' '..='~' => true,
         // Letters that are written from right to left (Unicode's Bidi_Class R and AL, by their blocks): a
-        // terminal that knows of it turns what stands beside them, too.
+        // terminal that supports them also reorders what stands beside them.
         '\u{590}'..='\u{8ff}'
         | '\u{fb1d}'..='\u{fdff}'
         | '\u{fe70}'..='\u{feff}'
         | '\u{10800}'..='\u{10fff}'
         | '\u{1e800}'..='\u{1efff}' => false,
-        // Blank, and no space.
+        // Blank, but not a space.
         '\u{115f}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}' => false,
-        // Two of them are one flag, and skin has no place of its own: where one ends depends on the terminal.
+        // Regional indicators, two of which make one flag, and skin tones, which have no place of their own:
+        // where such a character ends depends on the terminal.
         '\u{1f1e6}'..='\u{1f1ff}' | '\u{1f3fb}'..='\u{1f3ff}' => false,
         c if c.is_whitespace() || c.is_control() => false,
         c => matches!(c.width(), Some(1 | 2)),
     }
 }
 
-/// How many columns a text takes.
+/// Returns how many columns a text takes.
 pub(crate) fn columns(text: &str) -> usize {
     text.width()
 }
 
-/// What of a text fits into so many columns, its end marked where some is left out.
+/// Returns what of a text fits into `most` columns, with its end marked if some is left out.
 pub(crate) fn fit(text: &str, most: usize) -> String {
     if columns(text) <= most {
         return text.to_owned();
@@ -111,14 +113,14 @@ pub(crate) fn fit(text: &str, most: usize) -> String {
     fitted
 }
 
-/// The same padded to exactly so many columns.
+/// As [`fit`], but padded to exactly `width` columns.
 pub(crate) fn cell(text: &str, width: usize) -> String {
     let mut cell = fit(text, width);
     cell.extend(std::iter::repeat_n(' ', width.saturating_sub(columns(&cell))));
     cell
 }
 
-/// The whole of a text in lines of so many columns. A line has a character at least.
+/// Splits the whole of a text into lines of at most `most` columns. A line has at least one character.
 pub(crate) fn wrap(text: &str, most: usize) -> Vec<String> {
     let (mut lines, mut line, mut used) = (Vec::new(), String::new(), 0);
     for c in text.chars() {

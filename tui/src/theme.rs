@@ -32,7 +32,7 @@ impl Theme {
         Style::new().add_modifier(Modifier::DIM)
     }
 
-    /// The frame of the pane that has the keys.
+    /// The frame of the pane that has the focus.
     pub(crate) fn focus(self) -> Style {
         self.colour(Color::Cyan, Modifier::BOLD)
     }

@@ -1,4 +1,4 @@
-//! From a message and the state to the next state, and what is to be done: pure.
+//! The update: a pure function from a message and the state to the next state and an effect.
 
 use crate::dialog::{Confirm, Dialog, Sheet, inside, times};
 use crate::facts::{Answer, Candidate, Question};
@@ -9,11 +9,11 @@ use crate::model::{Choice, LARGEST, Model, Stage};
 use crate::text::Text;
 use crate::watch::{PANES, Pane, Watch};
 
-/// Lines of a page that aren't rows: borders, headings, the lines above and below.
+/// Lines of the terminal that hold no rows: borders, headings, the lines above and below.
 const NO_ROWS: u16 = 8;
 
 impl Model {
-    /// Takes what happened, and says what is to be done.
+    /// Applies a message, and returns what is to be done.
     pub fn update(&mut self, message: Message) -> Option<Effect> {
         if let Message::Resize { columns, rows } = message {
             self.size = (columns.min(LARGEST.0), rows.min(LARGEST.1));
@@ -143,7 +143,7 @@ impl Watch {
         }
     }
 
-    /// An answer is for what was shown: where that is no more what is asked, nothing is said.
+    /// Closes the confirmation if its question has changed or is gone: an answer is for what was shown.
     fn look_at_what_is_confirmed(&mut self) {
         let Some(Dialog::Confirm(confirm)) = &self.dialog else { return };
         let now = self.questions.iter().find(|question| question.id == confirm.question.id);
@@ -205,7 +205,7 @@ impl Watch {
         }
     }
 
-    /// Shows what an answer would be for; says why where there is nothing to answer.
+    /// Opens the confirmation of an answer, or says why there is nothing to answer.
     fn begin(&mut self, answer: Answer) {
         if self.pane != Pane::Approvals {
             return self.warn("answers are given in the approvals' pane: Tab leads there");
@@ -222,7 +222,7 @@ impl Watch {
         self.dialog = Some(Dialog::Confirm(Box::new(Confirm::new(question, answer))));
     }
 
-    /// The whole of the chosen row.
+    /// Returns a sheet of the whole of the chosen row.
     fn whole_row(&self) -> Option<Sheet> {
         let row = self.chosen(self.pane);
         let lines: Vec<(&str, String)> = match self.pane {

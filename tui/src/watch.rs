@@ -1,5 +1,5 @@
-//! One sandbox as it is watched: what it told, and where the operator is in it. Holds a bounded part of what
-//! happens.
+//! The state of watching one sandbox: what the sandbox reported, and what the operator has chosen. Keeps a
+//! bounded number of events.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use crate::facts::{Condition, Figure, Happening, Part, Question, Standing};
 use crate::list::{Step, moved};
 use crate::text::Text;
 
-/// Events that are kept: some pages of them. Older ones are in the audit log.
+/// Maximal number of events that are kept: some pages of them. Older ones are in the audit log.
 pub const EVENTS_KEPT: usize = 500;
 
 /// The panes, in the order that Tab goes.
@@ -34,14 +34,14 @@ impl Pane {
         }
     }
 
-    /// The pane so many further on.
+    /// Returns the pane that is `by` places further on.
     pub(crate) fn further(self, by: usize) -> Self {
         let at = PANES.iter().position(|pane| *pane == self).unwrap_or(0);
         *PANES.get((at + by) % PANES.len()).unwrap_or(&self)
     }
 }
 
-/// A word at the bottom: what came of what was done last.
+/// A note on the bottom line: the outcome of what was done last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Note {
     pub text: String,
@@ -52,12 +52,12 @@ pub(crate) struct Note {
 #[derive(Debug, Clone)]
 pub(crate) struct Watch {
     pub name: Text,
-    /// None before it has told anything.
+    /// `None` until the sandbox has reported it once.
     pub condition: Option<Condition>,
-    /// Why it tells nothing at the moment.
+    /// Why the sandbox can't be reached at the moment.
     pub away: Option<Text>,
     pub tree: Vec<Part>,
-    /// Those that want an answer first.
+    /// Sorted: those that want an answer come first.
     pub questions: Vec<Question>,
     pub figures: Vec<Figure>,
     /// The newest last.
@@ -139,7 +139,7 @@ impl Watch {
         let row = moved(self.chosen(pane), step, rows, page);
         match pane {
             Pane::Approvals => self.question = self.questions.get(row).map(|question| question.id.clone()),
-            // At the end it follows what comes.
+            // At the end, the choice follows new events.
             Pane::Events => self.event = (row + 1 < rows).then(|| self.forgotten + row as u64),
             Pane::Tree => self.part = row,
             Pane::Agents => self.agent = row,
@@ -151,7 +151,7 @@ impl Watch {
         self.questions.get(self.chosen(Pane::Approvals))
     }
 
-    /// One more thing happened; the oldest is forgotten for it.
+    /// Adds an event, and forgets the oldest if there are too many.
     pub(crate) fn hear(&mut self, event: Happening) {
         if self.events.len() >= EVENTS_KEPT {
             self.events.pop_front();
@@ -160,16 +160,16 @@ impl Watch {
         self.events.push_back(event);
     }
 
-    /// All its questions, anew.
+    /// Replaces all questions.
     pub(crate) fn ask(&mut self, mut questions: Vec<Question>) {
-        // A stable sort: within each, as the sandbox lists them.
+        // A stable sort: within a rank, the sandbox's order is kept.
         questions.sort_by_key(|question| question.standing.rank());
         self.questions = questions;
         self.move_on();
     }
 
-    /// Chooses the next question, where we have answered the chosen one and nobody waits for it any more, or
-    /// where it is gone.
+    /// Chooses the first question if the chosen one is gone, or if we have answered it and no request waits
+    /// for it any more.
     pub(crate) fn move_on(&mut self) {
         let chosen = self.question.as_ref().and_then(|id| self.questions.iter().find(|q| q.id == *id));
         if chosen.is_none_or(|q| q.standing != Standing::Held && self.answered.as_ref() == Some(&q.id)) {

@@ -12,29 +12,31 @@ use crate::{
     serve::{Owner, prepare},
 };
 
-/// What the operator's actor can be told.
+/// Messages to the operator's actor.
 #[derive(Debug)]
 pub enum Msg {
-    /// Whether it is serving; for health checks. Down: the caller waits with its deadline.
+    /// Asks whether the actor is serving; for health checks. While the actor is down, the caller waits until
+    /// its own deadline.
     Ping {
         /// The answer.
         reply: RpcReplyPort<()>,
     },
-    /// The accept loop ended, which it never does by itself: the actor fails and is started anew. Down:
-    /// dropped.
+    /// The accept loop ended, which it never does by itself: the actor fails and is restarted. While the
+    /// actor is down: dropped.
     Ended,
-    /// Panic in the handler. Sent only when fault injection was enabled at the start. Down: dropped.
+    /// Makes the handler panic. Sent only when fault injection was enabled at the start. While the actor is
+    /// down: dropped.
     InjectPanic,
 }
 
-/// What a start needs; the same for each.
+/// The actor's arguments: the same at each start and restart.
 #[derive(Clone)]
 pub struct Arguments {
     /// The control socket; lives above the actor, which serves a clone of it.
     pub listener: Arc<UnixListener>,
-    /// What can be asked and done.
+    /// Carries out the operations of the control API.
     pub control: Arc<dyn Control>,
-    /// Who may connect, beside root.
+    /// The user who may connect, beside root.
     pub owner: Owner,
 }
 
@@ -62,7 +64,8 @@ impl Actor for OperatorActor {
         given: Arguments,
     ) -> Result<Serving, ActorProcessingErr> {
         let serving = prepare(given.listener.try_clone()?, given.control, given.owner)?;
-        // The loop in a task of its own tells us if it panics; the watch over it ends with it.
+        // The accept loop runs in a task of its own, so that a panic in it is noticed by the task that awaits
+        // it. If the awaiting task is dropped, the loop ends too.
         let inner = tokio::spawn(serving.run());
         let guard = AbortOnDrop(inner);
         Ok(Serving(tokio::spawn(async move {
@@ -81,7 +84,7 @@ impl Actor for OperatorActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Ping { reply } => {
-                // A caller that gave up is no fault of ours.
+                // A caller that gave up is no error here.
                 let _ = reply.send(());
                 Ok(())
             }

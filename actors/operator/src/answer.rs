@@ -50,7 +50,7 @@ pub(crate) fn bytes(kind: &'static str, stream: BoxStream<'static, Bytes>) -> Re
     with_body(StatusCode::OK, kind, StreamBody::new(frames).boxed_unsync())
 }
 
-/// Server-sent events, with a comment now and then.
+/// Server-sent events, with a comment after each [`HEARTBEAT`] of silence.
 pub(crate) fn events(stream: BoxStream<'static, Event>) -> Response<Body> {
     let text = stream::unfold(Some(stream), |stream| async {
         let mut stream = stream?;
@@ -66,7 +66,7 @@ pub(crate) fn events(stream: BoxStream<'static, Event>) -> Response<Body> {
 }
 
 fn event_text(event: &Event) -> Bytes {
-    // The kind is ours and tame; a line break in it would make a second field.
+    // The kind is chosen by cofferdam and harmless; still, a line break in it would begin another field.
     let kind: String = event.kind.chars().filter(|c| !c.is_control()).collect();
     let data = serde_json::to_string(event).unwrap_or_default();
     format!("event: {kind}\nid: {}\ndata: {data}\n\n", event.seq).into()

@@ -1,4 +1,4 @@
-//! What the control API can do, as one trait: the server knows nothing else of the sandbox.
+//! The operations of the control API, as one trait: the server knows nothing else of the sandbox.
 
 use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream::BoxStream};
@@ -16,7 +16,7 @@ use crate::{
 /// An answer that takes a moment. The server bounds it by [`crate::limits::CALL_DEADLINE`].
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Fault>>;
 
-/// Who is at the other end of a connection, as the kernel says; for the record of what was done.
+/// The process at the other end of a connection, as the kernel reports it; for the audit record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     /// The effective user id at the time of `connect`.
@@ -25,7 +25,7 @@ pub struct Peer {
     pub pid: Option<i32>,
 }
 
-/// What can be asked and done. Implemented by whoever has all the parts in hand.
+/// The operations. Implemented where all parts of the sandbox are at hand.
 pub trait Control: Send + Sync + 'static {
     /// The whole state on one page.
     fn status(&self) -> Answer<'_, Status>;
@@ -47,11 +47,12 @@ pub trait Control: Send + Sync + 'static {
     fn accept_identity(&self, by: Peer, asked: AcceptIdentity) -> Answer<'_, Identity>;
     /// Forgets a program, so that its next use is a first one. Answers with what was trusted.
     fn forget_identity(&self, by: Peer, asked: ForgetIdentity) -> Answer<'_, Identity>;
-    /// Every request that no policy entry names and that was asked for.
+    /// Every request that no policy entry names and that the operator was asked about.
     fn approvals(&self) -> Answer<'_, Vec<Approval>>;
-    /// The operator's word on one of them. Answers with what it is then, or was when it was taken back.
+    /// Answers one of those questions. Returns the question as it is then or, if the answer was revoked, as
+    /// it was before.
     fn answer_approval(&self, by: Peer, id: String, answer: ApprovalAnswer) -> Answer<'_, Approval>;
-    /// Stops an actor in order and starts it anew. The name is a path such as `agents/hermes`.
+    /// Stops an actor in order and restarts it. The name is a path such as `agents/hermes`.
     fn restart(&self, by: Peer, actor: String) -> Answer<'_, Accepted>;
     /// Makes an actor panic; refused unless fault injection is on.
     fn crash(&self, by: Peer, actor: String) -> Answer<'_, Accepted>;
@@ -64,27 +65,27 @@ pub trait Control: Send + Sync + 'static {
 /// A process started by [`Control::exec`], as its bounded queues.
 #[derive(Debug)]
 pub struct ExecSession {
-    /// Bytes for its standard input or terminal. Dropped: no more of them.
+    /// Bytes for the process's standard input or terminal. Dropping this ends the input.
     pub stdin: mpsc::Sender<Bytes>,
-    /// What else it is told. Dropped: the client has left, and the process is to be hung up.
+    /// Resizes and signals. Dropping this means that the client has left: the process is to be hung up.
     pub control: mpsc::Sender<ExecControl>,
-    /// From the process; [`ExecOutput::Exit`] or [`ExecOutput::Failed`] comes last.
+    /// Output of the process; [`ExecOutput::Exit`] or [`ExecOutput::Failed`] comes last.
     pub output: mpsc::Receiver<ExecOutput>,
 }
 
 /// The implementer's ends of an [`ExecSession`].
 #[derive(Debug)]
 pub struct ExecEnds {
-    /// `None`: close its standard input.
+    /// Input from the client. On `None`, close the process's standard input.
     pub stdin: mpsc::Receiver<Bytes>,
-    /// `None`: hang the process up.
+    /// Resizes and signals from the client. On `None`, hang the process up.
     pub control: mpsc::Receiver<ExecControl>,
-    /// To the client.
+    /// Output for the client.
     pub output: mpsc::Sender<ExecOutput>,
 }
 
 impl ExecSession {
-    /// A session and its other ends, with queues of [`EXEC_QUEUE`].
+    /// Makes a session and the implementer's ends of it, with queues of [`EXEC_QUEUE`] entries.
     pub fn pair() -> (Self, ExecEnds) {
         let (stdin, stdin_end) = mpsc::channel(EXEC_QUEUE);
         let (control, control_end) = mpsc::channel(EXEC_QUEUE);
@@ -94,7 +95,7 @@ impl ExecSession {
     }
 }
 
-/// What a process is told beside its input.
+/// What a process gets beside its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecControl {
     /// The terminal's size changed.
@@ -106,12 +107,12 @@ pub enum ExecControl {
 /// What comes back from a process.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExecOutput {
-    /// Its standard output, redacted; with a terminal everything is here.
+    /// Its standard output, redacted; with a terminal, all output.
     Stdout(Bytes),
     /// Its standard error, redacted.
     Stderr(Bytes),
-    /// It ended. The last.
+    /// The process ended. Comes last.
     Exit(Exit),
-    /// cofferdam lost it. The last.
+    /// cofferdam lost the process. Comes last.
     Failed(Fault),
 }

@@ -1,8 +1,8 @@
-//! The server's side of an exec session: frames on one hand, the process's queues on the other.
+//! The server's side of an exec session: connects frames to the process's queues.
 //!
-//! Reading never stops: what the client may send ahead is bounded by its window, so a signal or the client's
-//! leaving is noticed while the process takes no input. The session ends with the process or with the client,
-//! whichever is first; dropping the queues tells the process's side.
+//! Reading never stops, so that a signal or the client's leaving is noticed even while the process takes no
+//! input: a flow-control window bounds what the client may send ahead. The session ends with the process or
+//! with the client, whichever is first; dropping the queues tells the process's side.
 
 use std::{
     future::pending,
@@ -25,7 +25,7 @@ use crate::{
 /// Runs a session to its end over an upgraded connection.
 ///
 /// # Errors
-/// Of the connection, of frames that make no sense, and of a client that overruns its window.
+/// The connection fails, a frame makes no sense, or the client overruns its window.
 pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Send>(io: Io, session: ExecSession) -> io::Result<()> {
     let (from, to) = split(io);
     let ExecSession { stdin, control, output } = session;
@@ -39,18 +39,18 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Send>(io: Io, session: Exec
     }
 }
 
-/// How far the client is ahead of what it was told that the process took: never more than [`STDIN_WINDOW`],
-/// also of a client that sends and never reads.
+/// How many bytes the client is ahead of the credit that it was given: never more than [`STDIN_WINDOW`], even
+/// if it sends and never reads.
 #[derive(Default)]
 struct Window {
     ahead: AtomicUsize,
-    /// Of that, what the process took and the client has yet to be told.
+    /// The part of these bytes that the process took and the client was not credited with yet.
     taken: AtomicU32,
     took: Notify,
 }
 
 impl Window {
-    /// The client has sent so much.
+    /// Notes that the client has sent `len` bytes.
     fn sent(&self, len: usize) -> io::Result<()> {
         match self.ahead.fetch_add(len, Relaxed) + len {
             ..=STDIN_WINDOW => Ok(()),
@@ -58,14 +58,14 @@ impl Window {
         }
     }
 
-    /// The process has taken so much of it.
+    /// Notes that the process has taken `len` bytes.
     fn took(&self, len: usize) {
         self.taken.fetch_add(u32::try_from(len).unwrap_or(u32::MAX), Relaxed);
         self.took.notify_one();
     }
 
-    /// Waits until something was taken, and gives all of it, to be told at once: however slowly the client
-    /// reads, what it has yet to hear is one number.
+    /// Waits until the process has taken something, and returns all of it as one credit: however slowly the
+    /// client reads, all outstanding credit is one number.
     async fn credit(&self) -> u32 {
         loop {
             match self.taken.swap(0, Relaxed) {
@@ -105,7 +105,7 @@ async fn read<R: AsyncRead + Unpin>(
     Ok(())
 }
 
-/// Moves the input on as the process takes it. Never ends by itself: a process without input may go on for
+/// Passes the input on as the process takes it. Never returns: a process whose input has ended may go on for
 /// hours.
 async fn feed(mut queued: mpsc::UnboundedReceiver<Bytes>, stdin: mpsc::Sender<Bytes>, window: &Window) {
     while let Some(bytes) = queued.recv().await {
@@ -153,7 +153,7 @@ mod tests {
             window.took(1000);
         }
         assert_eq!(window.credit().await, 3000);
-        // Nothing is left of it: the next is what is taken next.
+        // No credit is left: the next one is what is taken next.
         window.sent(1).unwrap();
         let (credit, ()) = tokio::join!(window.credit(), async { window.took(1) });
         assert_eq!(credit, 1);

@@ -1,4 +1,4 @@
-//! What goes wrong, as `{"error":code,"detail":…,"hint":…}`, the same on both ends of the socket.
+//! Errors of the control API, as `{"error":code,"detail":…,"hint":…}`, the same on both ends of the socket.
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ pub enum Code {
     MethodNotAllowed,
     /// 409: not now.
     Conflict,
-    /// 409: a policy with a changed static section, under which agents run in another cage or not at all.
+    /// 409: the policy's static section has changed: under it, agents can run only in another cage.
     NeedsCage,
     /// 413: the body is too long.
     TooLarge,
@@ -28,9 +28,9 @@ pub enum Code {
     CommandNotFound,
     /// 422: the command can't be executed (exit code 126).
     NotExecutable,
-    /// 426: the path wants an upgrade.
+    /// 426: the path needs an upgrade.
     UpgradeRequired,
-    /// 500: a fault of cofferdam's own.
+    /// 500: an error of cofferdam's own.
     Internal,
     /// 503: a part is restarting, or there are too many connections.
     Unavailable,
@@ -63,37 +63,37 @@ impl Code {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{detail}{}", hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default())]
 pub struct Fault {
-    /// Which.
+    /// The code.
     #[serde(rename = "error")]
     pub code: Code,
     /// What happened, in one sentence.
     pub detail: String,
-    /// How to mend it.
+    /// How to fix it.
     #[serde(default)]
     pub hint: Option<String>,
     /// Errors of a policy, as `policy check --json` gives them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diagnostics: Option<Value>,
-    /// Of a method that a path doesn't take: those that it does, for the header `allow` (RFC 9110 section
-    /// 15.5.6).
+    /// For [`Code::MethodNotAllowed`]: the methods that the path takes, for the header `allow` (RFC 9110
+    /// section 15.5.6).
     #[serde(skip)]
     pub allow: Option<String>,
 }
 
 impl Fault {
-    /// With a code and a sentence.
+    /// Makes an error with a code and a detail.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), hint: None, diagnostics: None, allow: None }
     }
 
-    /// And a mend.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// And a policy's errors.
+    /// Adds a policy's errors.
     #[must_use]
     pub fn diagnostics(mut self, diagnostics: Value) -> Self {
         self.diagnostics = Some(diagnostics);

@@ -1,7 +1,8 @@
 //! The framed protocol of an exec session, after the upgrade to [`PROTOCOL`].
 //!
-//! A frame: one byte of kind, four of length (big-endian, at most [`MAX_FRAME`]), the payload. No frame is
-//! answered; order is kept each way. Anything unknown or too long ends the session.
+//! A frame is one byte of kind, four bytes of length (big-endian, at most [`MAX_FRAME`]) and the payload. No
+//! frame is acknowledged; each direction keeps its order. A frame of unknown kind or too great length ends
+//! the session.
 
 use std::io;
 
@@ -48,11 +49,11 @@ impl From<BadFrame> for io::Error {
     }
 }
 
-/// One of the two directions.
+/// The frames of one direction.
 pub trait Frame: Sized + Send + 'static {
-    /// Kind and payload.
+    /// Encodes into kind and payload.
     fn encode(self) -> (u8, Bytes);
-    /// From kind and payload.
+    /// Decodes kind and payload.
     ///
     /// # Errors
     /// When they make no sense.
@@ -66,9 +67,9 @@ pub enum Up {
     /// [`Down::Taken`], so that the server never has to stop reading: a signal, or the client's leaving, is
     /// noticed however full the input is.
     Stdin(Bytes),
-    /// No more of them.
+    /// The end of the standard input.
     End,
-    /// What else the process is told.
+    /// A resize or a signal.
     Control(ExecControl),
 }
 
@@ -77,7 +78,7 @@ pub enum Up {
 pub enum Down {
     /// From the process.
     Output(ExecOutput),
-    /// So many more bytes of the input were taken.
+    /// The process took this many more bytes of the input.
     Taken(u32),
 }
 
@@ -171,7 +172,7 @@ pub struct Reader<R, F> {
 }
 
 impl<R: AsyncRead + Unpin, F: Frame> Reader<R, F> {
-    /// Over a byte stream.
+    /// Makes a reader of a byte stream.
     pub fn new(from: R) -> Self {
         Self { from, buffer: BytesMut::new(), _direction: std::marker::PhantomData }
     }
@@ -179,7 +180,7 @@ impl<R: AsyncRead + Unpin, F: Frame> Reader<R, F> {
     /// The next frame; `None` at an end between two frames. Cancel-safe.
     ///
     /// # Errors
-    /// Of the stream; `InvalidData` for a [`BadFrame`]; `UnexpectedEof` inside a frame.
+    /// The stream's errors; `InvalidData` for a [`BadFrame`]; `UnexpectedEof` at an end inside a frame.
     pub async fn next(&mut self) -> io::Result<Option<F>> {
         loop {
             if let Some(frame) = self.buffered()? {

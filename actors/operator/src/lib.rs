@@ -1,9 +1,10 @@
 //! The control socket: HTTP/1.1 and JSON for the operator, on both of its ends.
 //!
-//! The server: [`serve()`](serve::prepare) accepts, checks the peer, bounds; `service` finds and asks;
-//! [`Control`] is what can be asked and done, implemented elsewhere. [`approvals`] holds the requests that
-//! wait for an operator's word. The client: [`client::Client`]. What goes over the wire: [`types`],
-//! [`fault`], [`frame`], described by `openapi.json`. Only [`actor`] knows of actors.
+//! The server: [`serve()`](serve::prepare) accepts connections, checks the peer and enforces limits;
+//! `service` routes a request and calls [`Control`], the trait of all operations, which is implemented
+//! elsewhere. [`approvals`] holds the requests that wait for the operator's decision. The client:
+//! [`client::Client`]. What goes over the wire: [`types`], [`fault`], [`frame`], described by `openapi.json`.
+//! Only [`actor`] names the actor library.
 //!
 //! Never here: a TCP listener, a decision about an agent's request, a secret.
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 /// Connections at one time; a 65th gets a 503. A terminal UI uses three.
 pub const MAX_CONNECTIONS: usize = 64;
-/// Of those, what may last: exec sessions, event streams and logs. A 49th gets a 503. The rest is for calls,
-/// which end by themselves: no number of sessions keeps the operator from `stop`.
+/// Of those, exec sessions, event streams and logs, which may last. A 49th gets a 503. The rest is left for
+/// calls, which end by themselves: no number of sessions keeps the operator from `stop`.
 pub const MAX_LASTING: usize = 48;
 /// Headers of a request. Our own client sends five.
 pub const MAX_HEADERS: usize = 32;
 /// Bytes of a request's head (hyper's smallest is 8 KiB).
 pub const MAX_HEAD: usize = 16 * 1024;
-/// How long a head may take, and how long a kept connection may be silent.
+/// How long a request's head may take, and how long a connection may idle between requests.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of a JSON body. An `exec` with a long command line fits (ARG_MAX of one argument is 128 KiB).
 pub const MAX_JSON: usize = 256 * 1024;
@@ -21,9 +21,10 @@ pub const MAX_POLICY: usize = 1024 * 1024;
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the answer to a call may take; `policy set --restart-agents` waits for agents to stop.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(60);
-/// Silence on an event stream after which a comment is sent, so that a dead reader is noticed.
+/// Time without an event after which a comment is sent on an event stream, so that a dead reader is noticed.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How long one connection too many may take to say its request, before it is told so all the same.
+/// How long a connection that is refused may take to begin its request, before it gets its refusal all the
+/// same.
 pub const DISMISSAL: Duration = Duration::from_secs(1);
 /// Payload of one exec frame, in bytes: a pipe's worth.
 pub const MAX_FRAME: usize = 64 * 1024;
@@ -31,9 +32,9 @@ pub const MAX_FRAME: usize = 64 * 1024;
 pub const STDIN_WINDOW: usize = 256 * 1024;
 /// Frames queued each way of an exec session before the sender waits.
 pub const EXEC_QUEUE: usize = 16;
-/// Arguments of an exec.
+/// Maximal number of arguments of an exec, and of variables.
 pub const MAX_ARGUMENTS: usize = 4096;
-/// Bytes of an answer that the client reads whole.
+/// Maximal bytes of an answer that the client reads as a whole.
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// How long the client waits for a connection and for the head of an answer: a little more than the server's
 /// own deadline.

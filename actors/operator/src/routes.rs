@@ -1,4 +1,4 @@
-//! The table of what is served where. openapi.json lists the same; a test compares them both ways.
+//! The table of routes. openapi.json lists the same; a test compares the two both ways.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -24,15 +24,15 @@ pub enum Operation {
     AcceptIdentity,
     /// Forget a program.
     ForgetIdentity,
-    /// Requests held for the operator's word.
+    /// Requests that the operator was asked about.
     Approvals,
-    /// The word.
+    /// The answer to one of them.
     AnswerApproval,
     /// Prometheus text.
     Metrics,
     /// Agents' output.
     Logs,
-    /// Another process.
+    /// Start another process.
     Exec,
     /// End the sandbox.
     Stop,
@@ -40,7 +40,7 @@ pub enum Operation {
     Restart,
     /// Crash an actor.
     Crash,
-    /// The description of all this.
+    /// The API's description.
     Openapi,
 }
 
@@ -108,14 +108,14 @@ impl Routes {
     /// Compiles [`TABLE`].
     ///
     /// # Errors
-    /// When two of its paths contradict each other; a test shows that they don't.
+    /// Two paths of the table contradict each other; a test shows that none do.
     pub fn new() -> Result<Self, matchit::InsertError> {
         let mut paths = matchit::Router::new();
         for (_, path, _) in &TABLE {
             let here: Vec<_> =
                 TABLE.iter().filter(|(_, p, _)| p == path).map(|(m, _, o)| (m.clone(), *o)).collect();
             match paths.insert(*path, here) {
-                // The second method of a path: the first insertion took both.
+                // The second method of a path: the first insertion covered both.
                 Ok(()) | Err(matchit::InsertError::Conflict { .. }) => {}
                 Err(fault) => return Err(fault),
             }
@@ -123,10 +123,10 @@ impl Routes {
         Ok(Self { paths })
     }
 
-    /// Finds a request.
+    /// Finds the operation that a request asks for.
     ///
     /// # Errors
-    /// 404 and 405.
+    /// 404 for an unknown path, 405 for a method that the path doesn't take.
     pub fn find(&self, method: &Method, path: &str) -> Result<Found, Fault> {
         let unknown = || {
             Fault::new(Code::NotFound, "the control API has no such path")
@@ -147,7 +147,7 @@ impl Routes {
     }
 }
 
-/// A path in the tree, such as `agents/hermes`, its slash written as `%2F`.
+/// Decodes a path in the tree, such as `agents/hermes`, its slash written as `%2F`.
 fn actor_name(raw: &str) -> Option<String> {
     let name = percent_decode_str(raw).decode_utf8().ok()?;
     let tame = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');

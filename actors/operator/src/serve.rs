@@ -1,7 +1,7 @@
-//! The socket: who may connect, how many, and what becomes of a connection.
+//! The socket: which users may connect, how many connections there may be, and how one is served.
 //!
-//! The listener itself lives above: a clone of it is served here, so nothing is refused while the actor
-//! restarts. All connections belong to [`serve`]'s future; they end with it.
+//! The listener itself lives above the actor: a clone of it is served here, so that nothing is refused while
+//! the actor restarts. All connections belong to the future of [`Serving::run`] and end with it.
 
 use std::{
     io,
@@ -34,12 +34,12 @@ pub enum Unservable {
     /// The listener can't be used.
     #[error("the control socket can't be listened on: {0}")]
     Listener(#[from] io::Error),
-    /// The table of routes contradicts itself; a fault of ours.
+    /// The table of routes contradicts itself; an error in this crate.
     #[error("the control API's routes contradict each other: {0}")]
     Routes(#[from] matchit::InsertError),
 }
 
-/// Who may connect, beside root.
+/// The user who may connect, beside root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// The operator's user id.
@@ -52,7 +52,7 @@ impl Owner {
         Self { uid: nix::unistd::geteuid().as_raw() }
     }
 
-    /// Root alone: of a sandbox whose supervisor is another user's than its operator, and may be in an
+    /// Root alone: for a sandbox whose supervisor runs as another user than its operator, and may be in an
     /// intruder's hands.
     pub fn root() -> Self {
         Self { uid: 0 }
@@ -63,18 +63,18 @@ impl Owner {
     }
 }
 
-/// Said to one connection too many.
+/// The answer to one connection too many.
 const BUSY: (&str, &str) = (
     "503 Service Unavailable",
     r#"{"error":"unavailable","detail":"too many control connections","hint":"close some"}"#,
 );
-/// Said to another user.
+/// The answer to another user.
 const STRANGER: (&str, &str) = (
     "403 Forbidden",
     r#"{"error":"forbidden","detail":"this is another user's sandbox","hint":"ask its operator"}"#,
 );
 
-/// Prepares to serve a listener: everything that can fail does so here.
+/// Prepares to serve a listener. Everything that can fail is done here.
 ///
 /// # Errors
 /// See [`Unservable`].
@@ -132,7 +132,7 @@ impl Serving {
     }
 }
 
-/// By `SO_PEERCRED`.
+/// Returns the peer's credentials, by `SO_PEERCRED`.
 fn peer_of(stream: &UnixStream) -> Option<Peer> {
     let credentials = stream.peer_cred().ok()?;
     Some(Peer { uid: credentials.uid(), pid: credentials.pid() })
@@ -144,13 +144,13 @@ async fn dismiss(mut stream: UnixStream, (status, body): (&str, &str)) {
         body.len()
     );
     let mut ignored = [0; 1024];
-    // An answer that is there before the request was begun is none to whoever reads it by the book (hyper
-    // gives the request up).
+    // A strict client takes an answer that comes before it has begun its request for an error (hyper gives
+    // the request up).
     let _begun = tokio::time::timeout(DISMISSAL, stream.read(&mut ignored)).await;
     let _ = tokio::time::timeout(DISMISSAL, async {
         stream.write_all(words.as_bytes()).await?;
         stream.shutdown().await?;
-        // Closed with something unread, the socket would be reset, and the words lost.
+        // If the socket were closed with something unread, it would be reset, and the answer lost.
         while stream.read(&mut ignored).await? > 0 {}
         io::Result::Ok(())
     })
@@ -158,8 +158,8 @@ async fn dismiss(mut stream: UnixStream, (status, body): (&str, &str)) {
 }
 
 async fn connection(stream: UnixStream, service: Arc<Service>, peer: Peer) {
-    // Written by the one request that upgrades, read after the last one: never contended, and whole even if
-    // poisoned.
+    // Written by the one request that upgrades, read after the last one: the lock is never contended, and the
+    // value is consistent even if it is poisoned.
     let pending: Arc<Mutex<Option<Pending>>> = Arc::default();
     let slot = pending.clone();
     let answering = service_fn(move |request: Request<Incoming>| {

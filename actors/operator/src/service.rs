@@ -1,5 +1,5 @@
-//! One request on the control socket: found in the table, read within bounds, asked of [`Control`] within a
-//! deadline.
+//! One request on the control socket: looked up in the table of routes, read within limits, and passed to
+//! [`Control`] with a deadline.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 pub(crate) struct Service {
     pub control: Arc<dyn Control>,
     pub routes: Routes,
-    /// Places of what lasts.
+    /// Permits for exec sessions, event streams and logs, which may last.
     pub lasting: Arc<Semaphore>,
 }
 
@@ -64,7 +64,8 @@ impl Service {
         let Found { operation, name } = self.routes.find(request.method(), request.uri().path())?;
         let query = Query::parse(request.uri().query().unwrap_or_default())?;
         query.only(known_to(operation))?;
-        // What changes something is carried out to its end, by a task that has its own hold on it.
+        // An operation that changes something is carried out to its end by a task with its own reference to
+        // the control.
         let control = Arc::clone(&self.control);
         let name = name.unwrap_or_default();
         match operation {
@@ -80,7 +81,7 @@ impl Service {
                 let upgrade = hyper::upgrade::on(&mut request);
                 let asked: ExecRequest = read_json(request.into_body()).await?;
                 check_exec(&asked)?;
-                // Before anything is started for it.
+                // Taken before anything is started.
                 let place = self.place()?;
                 let session = within(control.exec(peer, asked)).await?;
                 *pending = Some(Pending { upgrade, session, place });
@@ -130,7 +131,7 @@ impl Service {
         }
     }
 
-    /// A place for what lasts.
+    /// Takes a permit for a session or stream that may last.
     fn place(&self) -> Result<OwnedSemaphorePermit, Fault> {
         self.lasting.clone().try_acquire_owned().map_err(|_| {
             let detail =
@@ -140,7 +141,7 @@ impl Service {
     }
 }
 
-/// The names that an operation's query may have.
+/// Returns the names that an operation's query may have.
 fn known_to(operation: Operation) -> &'static [&'static str] {
     match operation {
         Operation::SetPolicy => &["restart_agents"],
@@ -149,7 +150,7 @@ fn known_to(operation: Operation) -> &'static [&'static str] {
     }
 }
 
-/// A stream that has its place until it ends or nobody reads it any more.
+/// Makes a stream keep its permit until it is dropped.
 fn held<T: Send + 'static>(
     stream: BoxStream<'static, T>,
     place: OwnedSemaphorePermit,
@@ -174,8 +175,9 @@ async fn within<T>(call: Answer<'_, T>) -> Result<T, Fault> {
     tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(late(CALL_DEADLINE)))
 }
 
-/// Does what changes something, to its end, whatever becomes of whoever asked: an answer ends when its
-/// connection does, and half a change is one that nobody asked for, or that is on no record.
+/// Carries a change out to its end, whatever becomes of the client. The future that answers a request is
+/// dropped with its connection, and half a change would be one that nobody asked for, or that is on no
+/// record.
 async fn carried_out<T: Send + 'static>(
     change: impl Future<Output = Result<T, Fault>> + Send + 'static,
 ) -> Result<T, Fault> {
@@ -192,7 +194,7 @@ fn late(after: Duration) -> Fault {
 
 async fn read(body: Incoming, most: usize) -> Result<Bytes, Fault> {
     let too_long = || Fault::new(Code::TooLarge, format!("the body is longer than {most} bytes"));
-    // By what it is said to be, before any of it has come.
+    // By the announced length, before any of the body has come.
     if body.size_hint().lower() > most as u64 {
         tokio::spawn(tokio::time::timeout(BODY_DEADLINE, discard(body)));
         return Err(too_long());
@@ -209,8 +211,8 @@ async fn read(body: Incoming, most: usize) -> Result<Bytes, Fault> {
     }
 }
 
-/// Takes what a client sends that reads its answer afterwards: closed with something unread, the connection
-/// would be reset.
+/// Reads the rest of a body that is refused, for a client that reads its answer only after sending it: if the
+/// connection were closed with something unread, it would be reset.
 async fn discard(mut body: Incoming) {
     while let Some(Ok(_)) = body.frame().await {}
 }
@@ -227,7 +229,7 @@ fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
 
 fn check_exec(asked: &ExecRequest) -> Result<(), Fault> {
     let bad = |detail: &str| Err(Fault::new(Code::BadRequest, detail));
-    // A program of no name is one that isn't there.
+    // An empty program name is allowed here: it is reported later as a program that isn't there.
     if asked.command.is_empty() {
         return bad("`command` must hold a program");
     }
@@ -274,7 +276,7 @@ fn switching() -> Response<Body> {
     response
 }
 
-/// A query: few, short, each name once.
+/// A parsed query: a few pairs, each name once.
 struct Query<'a>(Vec<(&'a str, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {

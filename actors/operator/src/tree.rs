@@ -1,4 +1,4 @@
-//! The live tree on its way to the wire: the supervision crate's node as the API's.
+//! Converts the live tree from the supervision crate's nodes to the API's.
 
 use supervision::{NodeKind, State};
 

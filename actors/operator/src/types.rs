@@ -1,7 +1,7 @@
-//! What goes over the control socket, as types. openapi.json describes the same; a test holds the two
-//! together.
+//! The types of what goes over the control socket. openapi.json describes the same; a test keeps the two in
+//! step.
 //!
-//! These are the wire's own: an inner type may change without an operator's script noticing.
+//! These types are for the wire only: an inner type may change without an operator's script noticing.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub struct Status {
     pub heart_pid: Option<u32>,
     /// Process id of the supervisor.
     pub supervisor_pid: u32,
-    /// How often the supervisor was started anew.
+    /// How often the supervisor was restarted.
     pub supervisor_restarts: u64,
     /// Whether it was started as root.
     pub rooted: bool,
@@ -66,7 +66,7 @@ pub enum SandboxState {
 pub struct ControlStatus {
     /// Its name, such as `landlock`.
     pub name: String,
-    /// Whether it holds.
+    /// Whether the control is in force.
     pub enforced: bool,
     /// What the proof saw, or why it is missing.
     pub detail: Option<String>,
@@ -94,7 +94,7 @@ pub struct AgentStatus {
     pub pid: Option<u32>,
     /// Restarts since the sandbox started.
     pub restarts: u64,
-    /// Where it is asked whether it answers (`health` in the configuration) and runs: `starting` (not yet),
+    /// If it has a health check (`health` in the configuration) and runs: `starting` (has not answered yet),
     /// `healthy` or `failing`.
     pub health: Option<String>,
     /// Milliseconds that the present process has run.
@@ -125,7 +125,7 @@ pub struct ProviderStatus {
 /// One budget of model requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetStatus {
-    /// Its windows: `minute`, `hour` or `day`, of UTC.
+    /// Length of its windows: `minute`, `hour` or `day`, of UTC.
     pub per: String,
     /// The provider whose requests count; none for all.
     pub provider: Option<String>,
@@ -141,16 +141,17 @@ pub struct BudgetStatus {
     pub ends_at: String,
 }
 
-/// What of a limit is used.
+/// How much of a limit is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Used {
-    /// In the present window, with what is held for requests in flight; none where that isn't known.
+    /// Used in the present window, including what is reserved for requests in flight; none if that isn't
+    /// known.
     pub used: Option<u64>,
     /// The limit.
     pub limit: u64,
 }
 
-/// One credential that stands behind a placeholder. Its value is told nowhere.
+/// One credential that stands behind a placeholder. Its value is never shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialStatus {
     /// Its name: the placeholder is `cofferdam:cred:NAME`.
@@ -206,16 +207,16 @@ pub struct PolicyView {
     pub text: String,
 }
 
-/// `PUT /v1/policy`, done.
+/// Answer to `PUT /v1/policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyChange {
     /// The number of the generation in force.
     pub generation: u64,
     /// Whether this text was in force already, so that no new generation was made.
     pub unchanged: bool,
-    /// What is risky in it.
+    /// Warnings about what is risky in the policy.
     pub warnings: Vec<String>,
-    /// Agents that were started again, where that was asked for.
+    /// Agents that were restarted, if that was asked for.
     pub restarted: Vec<String>,
 }
 
@@ -236,7 +237,8 @@ pub struct Identity {
 pub struct AcceptIdentity {
     /// The program's path inside the sandbox.
     pub path: String,
-    /// The content that is accepted, by its SHA-256 in hex: what was looked at, and not what came after.
+    /// SHA-256 of the accepted content, in hex: only what the operator has looked at is accepted, not what
+    /// came after.
     pub sha256: String,
 }
 
@@ -253,9 +255,9 @@ pub struct ForgetIdentity {
 pub struct Approval {
     /// The sandbox's name, `-` and a number that is never given twice.
     pub id: String,
-    /// Where it stands.
+    /// Its state.
     pub state: ApprovalState,
-    /// How far an approval goes; none where there is none.
+    /// How far the approval goes; none if it isn't approved.
     #[serde(rename = "for")]
     pub scope: Option<Scope>,
     /// The host, canonical.
@@ -280,13 +282,13 @@ pub struct Approval {
     pub first_at: String,
     /// When it was last asked: RFC 3339, UTC.
     pub last_at: String,
-    /// The user id of whoever answered last.
+    /// The user id of the operator who answered last.
     pub answered_by: Option<u32>,
 }
 
 impl Approval {
-    /// The request, as people have it: `GET api.example.com:443/a`. Of the agent's choosing: not for a
-    /// terminal as it is.
+    /// Returns the request as people write it: `GET api.example.com:443/a`. Chosen by the agent, so not to be
+    /// written to a terminal as it is.
     #[must_use]
     pub fn request(&self) -> String {
         let Self { method, host, port, path, .. } = self;
@@ -297,17 +299,17 @@ impl Approval {
     }
 }
 
-/// Where a question stands.
+/// The state of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ApprovalState {
     /// A request is held for the answer.
     Held,
-    /// Nobody waits any more; it can still be answered.
+    /// No request waits any more; the question can still be answered.
     Waiting,
-    /// It may go: once, or as an entry of the policy.
+    /// The request is allowed: once, or by an entry of the policy.
     Approved,
-    /// It may not.
+    /// The request is refused.
     Denied,
 }
 
@@ -327,7 +329,7 @@ pub enum Scope {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalAnswer {
-    /// What is answered.
+    /// The operator's decision.
     pub verdict: ApprovalVerdict,
     /// How far an approval goes; once if absent.
     #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
@@ -340,15 +342,15 @@ pub struct ApprovalAnswer {
     pub path: Option<String>,
 }
 
-/// What an operator says of a question.
+/// An operator's decision on a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ApprovalVerdict {
-    /// It may go.
+    /// Allow the request.
     Approve,
-    /// It may not.
+    /// Refuse the request.
     Deny,
-    /// What was answered is taken back: it is asked again.
+    /// The earlier answer is revoked: the operator is asked again.
     Revoke,
 }
 
@@ -371,7 +373,7 @@ pub struct Stop {
     pub grace_ms: Option<u64>,
 }
 
-/// Something was set going.
+/// Answer to an operation that was begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// What was asked for: `stop`, `restart` or `crash`.
@@ -420,7 +422,7 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// As a shell says it: the code, or 128 and the signal.
+    /// Returns the exit code as a shell gives it: the code, or 128 plus the signal.
     pub fn shell_code(self) -> i32 {
         match (self.code, self.signal) {
             (Some(code), _) => code,

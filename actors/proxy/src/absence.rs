@@ -1,11 +1,11 @@
-//! Clients that are gone while a request of theirs waits for its server, or a tunnel on which they have said
-//! all.
+//! Finds out that a client is gone while its request waits for an answer, or after it has half-closed its end
+//! of a tunnel.
 //!
-//! HTTP/1's library reads nothing while it answers, and a client that has closed its end looks from here like
-//! one that only sends no more, as it does in a tunnel: a FIN, until something is written to it. The kernel
-//! knows the difference ([`Identify::is_open`]), so it is asked about the client's end now and then. Costs a
-//! connection nothing between two requests, and a request that is answered soon a reading of the clock. Must
-//! never take a client for gone where that can't be told.
+//! A client that has closed its socket looks from here like one that has only half-closed it: both have sent
+//! a FIN, and no more shows until something is written. (hyper's HTTP/1 doesn't even read that while it
+//! answers.) The kernel knows the difference ([`Identify::is_open`]), so it is asked about the client's end
+//! now and then. An idle connection costs nothing, and a request that is answered soon costs one clock read.
+//! Must never take a client for gone where that can't be told.
 //!
 //! [`Identify::is_open`]: crate::Identify::is_open
 

@@ -14,20 +14,22 @@ use crate::conn::Deps;
 use crate::listen::{Captured, Listener, accept};
 use crate::names::server::{self, Resolver, Sockets};
 
-/// What the proxy's actor can be told.
+/// Messages to the proxy's actor.
 #[derive(Debug)]
 pub enum Msg {
-    /// A task ended, which none does by itself: the actor fails, to be started anew. Down: dropped, since the
-    /// restart it asks for is under way.
+    /// A task ended, which no task does by itself. The actor fails, so that it is restarted. While the actor
+    /// is down: dropped, since the restart is under way.
     TaskEnded {
-        /// What it was for.
+        /// What the task was for.
         what: String,
-        /// How it ended.
+        /// How the task ended.
         why: String,
     },
-    /// The captured ports are others now. Down: dropped; the next one begins with those of its time.
+    /// The set of captured ports has changed. While the actor is down: dropped; a restarted actor begins with
+    /// the current set.
     CapturedChanged,
-    /// Panic in the handler. Sent only when fault injection was enabled at the start. Down: dropped.
+    /// Makes the handler panic. Sent only when fault injection was enabled at the start. While the actor is
+    /// down: dropped.
     InjectPanic,
 }
 
@@ -35,14 +37,14 @@ pub enum Msg {
 #[derive(Debug, Default)]
 pub struct ProxyActor;
 
-/// What the actor is started with, each time the same.
+/// The actor's arguments: the same at each start and restart.
 #[derive(Clone)]
 pub struct Arguments {
     /// What the proxy needs; outlives the actor.
     pub deps: Arc<Deps>,
     /// The listening sockets; live above the actor.
     pub listeners: Vec<Listener>,
-    /// What is met of connections to the world.
+    /// The captured listeners, and the witness of what is refused elsewhere.
     pub captured: watch::Receiver<Captured>,
     /// The name server, where there is one.
     pub names: Option<(Arc<Resolver>, Sockets)>,
@@ -58,7 +60,8 @@ pub struct State {
 }
 
 impl State {
-    /// Accepts on exactly the captured listeners of now.
+    /// Starts and ends accept tasks so that they match the current set of captured listeners, and starts the
+    /// witness once there is one.
     fn follow(&mut self, myself: &ActorRef<Msg>) -> std::io::Result<()> {
         let Captured { listeners: now, witness } = self.captured.borrow_and_update().clone();
         if let (None, Some(witness)) = (&self.witnessing, witness) {
@@ -77,7 +80,7 @@ impl State {
     }
 }
 
-/// An accept task whose end is told.
+/// Spawns a listener's accept task. If it ends, the actor is told.
 fn accepting(deps: &Arc<Deps>, listener: &Listener, myself: &ActorRef<Msg>) -> std::io::Result<AbortOnDrop> {
     let socket = listener.open()?;
     let kind = listener.kind;
@@ -88,7 +91,7 @@ fn accepting(deps: &Arc<Deps>, listener: &Listener, myself: &ActorRef<Msg>) -> s
     }))
 }
 
-/// A task that never ends by itself; if it does, the actor is told.
+/// Spawns a task that should never end by itself. If it does, the actor gets [`Msg::TaskEnded`].
 fn watched(
     what: String,
     myself: &ActorRef<Msg>,
@@ -105,7 +108,7 @@ fn watched(
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        // If the actor is gone already, this is its own doing.
+        // If the actor is gone already, it was the actor's end that ended the task.
         let _gone = myself.cast(Msg::TaskEnded { what, why });
     });
     AbortOnDrop(watching.abort_handle())
@@ -210,7 +213,8 @@ mod tests {
             tunnels.push(connects(address, port).await);
             actor.cast(Msg::InjectPanic).unwrap();
             tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
-            // Down: who comes now waits in the queue and is served by the next one.
+            // The actor is down: a connection made now waits in the listen queue and is served by the next
+            // actor.
             let waiting = tokio::spawn(connects(address, port));
             tokio::time::sleep(Duration::from_millis(1)).await;
             for tunnel in &mut tunnels {

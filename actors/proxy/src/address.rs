@@ -1,4 +1,4 @@
-//! Step six and seven of the road: from what was granted to a judged address, and a connection to it.
+//! Steps six and seven of the road: resolves a granted destination to judged addresses, and connects to one.
 //!
 //! The guard resolves and judges ([`crate::guard`]), and [`crate::route`] says whether an upstream proxy lies
 //! on the way; here their errors become answers. Nothing else in the crate turns a destination into an
@@ -16,26 +16,26 @@ use crate::route::{self, Route};
 use crate::tracker::{Tracker, Way};
 use crate::verdict::Granted;
 
-/// Where a granted destination is reached, judged a moment ago, with the moment.
+/// The route to a granted destination and its judged addresses, with the time of the judgement.
 #[derive(Debug, Clone)]
 pub struct Judged {
     destination: Destination,
     route: Route,
     /// Empty only where an upstream proxy resolves the name.
     addresses: Vec<JudgedAddr>,
-    /// What they were judged by.
+    /// The rule that the addresses were judged by.
     rule: AddressRule,
     at: Instant,
 }
 
-/// A connection to an upstream, counted among the sandbox's for as long as `way` lives.
+/// A connection to an upstream. It counts against the sandbox's limit for as long as `way` lives.
 #[derive(Debug)]
 pub struct Dialled {
     /// See [`Connected::stream`].
     pub stream: TcpStream,
-    /// What it leads to.
+    /// What was judged of the other end: see [`Reached`].
     pub reached: Reached,
-    /// Its place among all of them.
+    /// The connection's place among those to upstreams.
     pub way: Way,
 }
 
@@ -43,8 +43,8 @@ impl Judged {
     /// Resolves the granted destination once and judges every answer.
     ///
     /// # Errors
-    /// The guard's denial; that the name has no address, or nobody knows in time; or that too many were
-    /// looked up which no endpoint says.
+    /// The guard's denial; that the name has no address or was not resolved in time; or that too many names
+    /// were looked up in this minute that no endpoint names.
     pub async fn of(deps: &Deps, granted: &Granted) -> Result<Self, Refusal> {
         let destination = granted.destination().clone();
         let Some(grant) = granted.grant() else {
@@ -65,17 +65,17 @@ impl Judged {
         Ok(Self { destination, route, addresses, rule: grant.addresses.clone(), at: Instant::now() })
     }
 
-    /// Whether they may still be dialled without asking again, by who is granted the destination under
-    /// `rule`.
+    /// Whether the addresses may still be dialled without resolving again: they are fresh, and were judged by
+    /// this same `rule`.
     pub fn are_good_under(&self, rule: &AddressRule) -> bool {
         self.rule == *rule && self.at.elapsed() < ADDRESSES_FRESH
     }
 
-    /// Connects to the first that answers, or through the proxy that lies on the way, on the account of
-    /// `party`.
+    /// Connects to the first address that answers, or through the upstream proxy on the route. The connection
+    /// counts against the share of `party`.
     ///
     /// # Errors
-    /// That none did, or that too many connections are open.
+    /// No address answered, the upstream proxy opened no tunnel, or too many connections are open.
     pub async fn dial(&self, tracker: &Tracker, party: Party) -> Result<Dialled, Refusal> {
         let way = tracker.way(party)?;
         let Connected { stream, reached } = match &self.route {
@@ -93,7 +93,8 @@ impl Judged {
     }
 }
 
-/// A look-up tells the name to whoever serves its domain, so what the caller makes up is bounded.
+/// Refuses a lookup if too many names that no endpoint names were looked up in this minute. A lookup reveals
+/// the name to the servers of its domain, so the number of names that a caller can make up is bounded.
 fn may_be_looked_up(deps: &Deps, granted: &Granted, grant: &Grant) -> Result<(), Refusal> {
     match &granted.destination().host {
         Host::Name(name) if grant.unnamed => {

@@ -31,7 +31,7 @@ pub enum Refusal {
     BadRequest(String),
     /// The destination could not be reached or doesn't speak properly. 502.
     Unreachable(String),
-    /// A part of ours can't answer now; nothing was sent. 503.
+    /// A part of cofferdam can't serve this now; nothing was sent upstream. 503.
     Unavailable(String),
     /// The destination took too long. 504.
     Timeout(String),
@@ -106,8 +106,8 @@ impl Refusal {
         }
     }
 
-    /// The entry that refused it or comes nearest to allowing it; of what no layer refused, the entry that
-    /// had let it come so far.
+    /// For a denial, the policy entry that refused the request or comes nearest to allowing it. For any other
+    /// refusal, the entry that had let the request come so far.
     pub fn policy<'a>(&'a self, known: &'a Known) -> Option<&'a str> {
         match self {
             Self::Denied(denial) => denial.policy.as_deref(),
@@ -169,8 +169,8 @@ impl Refusal {
     }
 }
 
-/// Takes the body off an answer that has none (RFC 9110 sections 9.3.2, 15.3.5, 15.4.5): over HTTP/2 the
-/// library would send what it is given. The length that a HEAD asks for stays.
+/// Removes the body of an answer that must have none (RFC 9110 sections 9.3.2, 15.3.5, 15.4.5): over HTTP/2,
+/// hyper would send it. Except with 204, the length stays, since a HEAD asks for it.
 pub(crate) fn without_body(method: &Method, response: Response<Body>) -> Response<Body> {
     let status = response.status();
     if method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
@@ -198,21 +198,21 @@ pub struct Known {
     pub method: Option<SmolStr>,
     /// Canonical path, once there is one. Never the query: it may hold secrets.
     pub path: Option<SmolStr>,
-    /// Who asks, once that is established.
+    /// The caller, once identified.
     pub caller: Option<Arc<Caller>>,
-    /// Path of the program that asks, where who it is can't be established but its name is known.
+    /// Path of the calling program, where the caller can't be identified but the path is known.
     pub program: Option<Arc<str>>,
     /// Number of the policy generation that judged the request, if it came that far; if the caller could not
     /// be identified, of the generation in force.
     pub generation: Option<u64>,
-    /// The policy entry that has let it come so far.
+    /// The policy entry that has let the request come so far.
     pub policy: Option<Arc<str>>,
-    /// Names of the credentials that it carries.
+    /// Names of the credentials that the request carries.
     pub credentials: Vec<SmolStr>,
 }
 
 impl Known {
-    /// A request of which nothing is known but whose socket it came by.
+    /// A request of which only the client's address is known.
     pub fn nothing(client: SocketAddr) -> Self {
         Self {
             request_id: Uuid::now_v7(),
@@ -228,7 +228,7 @@ impl Known {
         }
     }
 
-    /// Path of the program that asks.
+    /// Path of the calling program, if known.
     pub fn binary(&self) -> Option<&Arc<str>> {
         self.caller.as_ref().map(|caller| &caller.executable.path).or(self.program.as_ref())
     }

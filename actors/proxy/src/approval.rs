@@ -1,12 +1,13 @@
-//! Beside the road: what the policy doesn't name, where the operator is asked.
+//! Beside the road: asks the operator about what no policy entry names, where the configuration says so.
 //!
 //! ```text
 //! verdict: no entry names it ─┬─ a tunnel ── opened here, nothing resolved or dialled ── each request in it comes back here
 //!                             └─ a request ─ held ── the operator's word ── who asks, and the policy, looked at again
 //! ```
-//! Only what no entry of the policy names is asked for: whether this program may go there at all. What a rule
-//! of an entry, an identity or an address refuses stays refused, whatever anybody approves. A word is for the
-//! program and the generation that it was asked for; where either has changed meanwhile, it is asked again.
+//! The operator is asked only about what no policy entry names: whether this program may go there at all.
+//! What is refused by a rule of an entry, by identity or by address stays refused, whatever is approved. An
+//! approval holds for the program and the policy generation that it was asked for; if either has changed
+//! meanwhile, the operator is asked again.
 
 use std::sync::{Arc, LazyLock};
 
@@ -26,15 +27,15 @@ use crate::limits::{MAX_ASKED_BYTES, MAX_HELD, MAX_TIMES_ASKED};
 use crate::road;
 use crate::verdict::{Granted, Unlisted};
 
-/// What stands for an entry in records and metrics.
+/// Stands in for the entry's name in records and metrics.
 pub const ENTRY: &str = "approvals";
-/// What stands for the rule of a tunnel whose requests the operator is asked about.
+/// Stands in for the rule in the record of a tunnel whose requests the operator is asked about.
 pub const EACH_REQUEST: &str = "each request in it is asked about";
 
-/// What an operator is asked.
+/// A question to the operator.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Where it goes, canonical; an address without brackets.
+    /// The destination host, canonical; an address without brackets.
     pub host: String,
     /// The port.
     pub port: u16,
@@ -42,44 +43,46 @@ pub struct Question {
     pub method: SmolStr,
     /// The canonical path, without the query.
     pub path: SmolStr,
-    /// Who asks.
+    /// The calling program.
     pub program: Executable,
-    /// The policy's generation that doesn't name it.
+    /// Number of the policy generation in which no entry names the request.
     pub generation: u64,
-    /// Whether it is the same request as before, under another generation.
+    /// Whether the operator was asked about this request before, for the same program, under another
+    /// generation.
     pub again: bool,
 }
 
-/// What an operator says.
+/// The operator's decision, or why there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
-    /// This request may go.
+    /// This one request is allowed.
     Once,
-    /// The policy was told: it is to be asked again.
+    /// The policy has changed: it is to judge the request again.
     Again,
-    /// No, by the question's id.
+    /// Refused. Holds the question's id.
     Denied(String),
-    /// Nothing in time, by the question's id.
+    /// No decision in time. Holds the question's id.
     Unanswered(String),
-    /// As many questions wait as may.
+    /// Not asked: as many questions wait already as may.
     Full,
 }
 
-/// Whoever puts questions to the operator. An answer takes as long as requests are held at most; dropping it
-/// takes the question back.
+/// Puts questions to the operator. A decision takes at most as long as requests are held; dropping the future
+/// withdraws the question.
 pub trait Operator: Send + Sync + 'static {
-    /// Asks.
+    /// Asks, and waits for the decision.
     fn ask(&self, question: Question) -> BoxFuture<'_, Word>;
 }
 
-/// What is held, and who is asked for it; nobody is where the configuration doesn't say so.
+/// The requests that are held, and the operator who is asked about them; none if the configuration doesn't
+/// say so.
 pub struct Approvals {
     operator: Option<Arc<dyn Operator>>,
     places: Shares,
 }
 
 impl Approvals {
-    /// `None`: what no entry names is refused at once.
+    /// With `None`, what no entry names is refused at once.
     pub fn new(operator: Option<Arc<dyn Operator>>) -> Self {
         Self { operator, places: Shares::new(MAX_HELD) }
     }
@@ -101,21 +104,21 @@ pub(crate) struct Unnamed {
     pub(crate) denial: Denial,
 }
 
-/// What the policy says.
+/// How the policy judges an intent.
 pub(crate) enum Ruling {
-    /// It may go there.
+    /// An entry, or an earlier approval, grants the destination.
     Granted(Granted),
-    /// No entry names it, and somebody is asked about that.
+    /// No entry names it, and the operator is to be asked.
     Unnamed(Denial),
 }
 
-/// The policy's word, where somebody is asked about what it doesn't name: a destination that no entry has for
-/// this program; or a request that nothing but other approvals has a rule near. Nobody is asked about what a
-/// question doesn't show: what is said on a WebSocket, a request that asks for more than its method and path
-/// say, a program with code of unknown origin in it.
+/// Judges an intent by the policy. The operator is to be asked ([`Ruling::Unnamed`]) if no entry names the
+/// destination for this program, or if approvals alone grant the destination and none of them allows this
+/// request. The operator is never asked about what a question can't show: messages on a WebSocket, a request
+/// that asks for more than its method and path say, a program with code of unknown origin in it.
 ///
 /// # Errors
-/// The policy's denial, about which nobody is asked.
+/// The policy's denial, if the operator is not to be asked.
 pub(crate) fn rule(
     deps: &Deps,
     generation: &Generation,
@@ -123,8 +126,8 @@ pub(crate) fn rule(
     caller: &Judged,
 ) -> Result<Ruling, Denial> {
     let granted = Granted::judge(generation, intent, caller);
-    // The host's own loopback is opened by an entry alone, as all that has no public name, and the gateway by
-    // none.
+    // Only an entry can open what has no public name, the host's own loopback included. The gateway needs no
+    // entry.
     let is_private = intent.destination().host.name().is_some_and(|name| !is_public(name));
     if deps.approvals.operator.is_none() || intent.is_inference() || is_private {
         return granted.map(Ruling::Granted);
@@ -148,13 +151,13 @@ pub(crate) fn rule(
     Ok(Ruling::Granted(granted))
 }
 
-/// Whether it can be a name of the public Internet, which is all that a word of the operator's leads to.
-/// Others are probed for (`wpad`, a cloud's metadata service), by programs that would wait for an answer
-/// where there is none.
+/// Whether `name` can be a name of the public Internet: an approval leads nowhere else. Programs probe for
+/// other names (`wpad`, a cloud's metadata service), and would be kept waiting for an answer where there is
+/// none.
 pub(crate) fn is_public(name: &DomainName) -> bool {
     /// Top-level names that no public server answers for (RFC 6761, 6762, 7686, 8375, 9476, ICANN on
-    /// `.internal`, `.home`, `.corp` and `.mail`), and those that routers invent. `.test` is left for tests:
-    /// nobody has one else.
+    /// `.internal`, `.home`, `.corp` and `.mail`), and those that routers invent. `.test` is not listed, for
+    /// the sake of tests: nothing else uses it.
     const PRIVATE: [&str; 14] = [
         "alt",
         "arpa",
@@ -176,13 +179,14 @@ pub(crate) fn is_public(name: &DomainName) -> bool {
     labels.next().is_some() && !PRIVATE.contains(&top)
 }
 
-/// Whether a question shows all that is asked for, and who asks.
+/// Whether a question can show all that the request asks for, and the calling program.
 fn can_be_shown(exchange: &Exchange, caller: &Judged) -> bool {
     let length = exchange.path.as_str().len() + caller.executable.path.len();
     !exchange.websocket && !exchange.asks_for_more() && !caller.foreign_code && length <= MAX_ASKED_BYTES
 }
 
-/// What becomes of it.
+/// Decides about what no entry names: opens a tunnel, whose requests are then asked about one by one, or
+/// holds a request until the operator decides.
 pub(crate) async fn ask(
     deps: &Deps,
     claim: &Arc<Claim>,
@@ -199,7 +203,7 @@ pub(crate) async fn ask(
         }
         Ask::Exchange(exchange) => {
             if matches!(intent.destination().host, Host::Addr(_)) {
-                // Nobody is asked for what no word opens.
+                // Don't ask about an address that no approval can open.
                 let once = granted(intent, &unnamed.caller, &unnamed.generation, Unlisted::Once);
                 address::Judged::of(deps, &once).await?;
             }
@@ -224,7 +228,7 @@ async fn held(
         let asked = operator.ask(Question { again, ..question(intent, exchange, &unnamed) });
         let word = tokio::select! {
             word = asked => word,
-            // It may name it now.
+            // The new generation may name the request.
             _ = newer(&mut generations, unnamed.generation.number) => Word::Again,
         };
         if let Some(refusal) = refusal(&word, &unnamed.denial) {
@@ -249,10 +253,10 @@ async fn held(
     Err(unnamed.denial.into())
 }
 
-/// Resolves when another generation is in force than the one that judged it.
+/// Resolves when a generation later than `judged_by` is in force.
 async fn newer(generations: &mut tokio::sync::watch::Receiver<u64>, judged_by: u64) {
     if generations.wait_for(|number| *number > judged_by).await.is_err() {
-        // Nobody publishes any more.
+        // The publisher is gone: no later generation will come.
         std::future::pending::<()>().await;
     }
 }
@@ -286,7 +290,8 @@ fn refusal(word: &Word, denial: &Denial) -> Option<Refusal> {
     Some(Refusal::Denied(Denial { detail, hint: Some(hint), ..denial.clone() }))
 }
 
-/// In the place of an entry: requests are read one by one, and no private address is reached.
+/// Makes the grant that stands in for an entry's: requests are read one by one, and no private address is
+/// reached.
 fn granted(intent: &Intent, caller: &Judged, generation: &Generation, unlisted: Unlisted) -> Granted {
     static NAME: LazyLock<Arc<str>> = LazyLock::new(|| ENTRY.into());
     static TUNNEL: LazyLock<Arc<str>> = LazyLock::new(|| EACH_REQUEST.into());

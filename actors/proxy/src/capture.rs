@@ -1,5 +1,5 @@
-//! A connection made straight to some address of the world, by a program that knows no proxy: as if by
-//! CONNECT.
+//! Captured connections: made by a program that knows no proxy, straight to some outside address, and treated
+//! as if made by CONNECT.
 //!
 //! ```text
 //! an address of ours ─ its name ──────────────────────────────────────────┐
@@ -8,9 +8,9 @@
 //!            ├─ HTTP: the name in Host, of each request ─▶ the road, as absolute form walks it
 //!            └─ neither: the address itself, which the policy doesn't name
 //! ```
-//! A name that a client only claims (SNI, Host) is where the connection *goes*: it is resolved anew and
-//! judged, and the address that the client chose is never dialled. A refusal is told in the client's
-//! language.
+//! A name that a client only claims (SNI, Host) decides where the connection *goes*: the name is resolved
+//! anew and judged, and the address that the client chose is never dialled. A refusal is told in the client's
+//! own protocol.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ pub(crate) async fn serve(deps: Arc<Deps>, claim: Arc<Claim>, mut stream: TcpStr
     }
 }
 
-/// The road, as far as CONNECT walks it.
+/// Walks the road as far as CONNECT does.
 async fn open(
     deps: &Deps,
     claim: &Arc<Claim>,
@@ -79,8 +79,8 @@ async fn open(
     tunnel::prepare(deps, granted, known, started).await
 }
 
-/// HTTP in the clear to an address that says nothing: each request's own `Host` or `:authority` is its
-/// destination.
+/// Serves plain HTTP to an address that stands for no name and that the policy doesn't name: each request's
+/// own `Host` or `:authority` is its destination.
 async fn requests(deps: Arc<Deps>, claim: Arc<Claim>, stream: TcpStream, seen: BytesMut, port: u16) {
     let conn = Arc::new(Conn::new(deps, Scope::Claimed { port }, claim));
     if let Some((next, remains)) = serve::either(&conn, stream, seen).await {
@@ -118,7 +118,8 @@ async fn refused(
     tell(deps, stream, seen, &host, &refusal, &known).await;
 }
 
-/// Answers in what the client speaks: HTTP, HTTP inside TLS by the sandbox's authority, SSH, else a reset.
+/// Tells a refusal in the protocol that the client speaks: HTTP, HTTP inside TLS by the sandbox's authority,
+/// or SSH. Resets the connection otherwise.
 async fn tell(
     deps: &Deps,
     mut stream: TcpStream,
@@ -140,7 +141,7 @@ async fn tell(
             if inside.get_ref().1.alpn_protocol() == Some(b"h2") {
                 return serve::refuse_http2(inside, refusal, known).await;
             }
-            // Some clients take an answer that comes before their question for a fault.
+            // Some clients take an answer that comes before their request for an error.
             let _asked = timeout(REFUSED_HELLO, inside.read(&mut [0; 1])).await;
             serve::last_words(&mut inside, refusal, known).await;
         }
@@ -148,7 +149,8 @@ async fn tell(
             serve::farewell(&mut stream, &ssh::last_words(refusal, known)).await;
         }
         _ => {
-            // Whoever speaks none of them can't be told anything but that it is over, at once.
+            // A client of any other protocol can't be told why: the reset at least ends its connection at
+            // once.
             let _reset = stream.set_zero_linger();
         }
     }

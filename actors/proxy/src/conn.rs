@@ -1,4 +1,5 @@
-//! What the requests of one connection share, and what the proxy as a whole brings to them.
+//! What the requests of one connection share ([`Conn`]), and what all connections of the proxy share
+//! ([`Deps`]).
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -51,13 +52,13 @@ pub trait LocalService: Send + Sync + 'static {
 pub struct Deps {
     /// The policy in force.
     pub policy: policy::Store,
-    /// Who holds a connection.
+    /// Identifies the program that holds a connection.
     pub identify: Arc<dyn Identify>,
-    /// What our addresses stand for.
+    /// The names that the sandbox's own addresses stand for.
     pub names: Arc<Book>,
     /// The SSRF guard.
     pub resolver: Resolver,
-    /// Whether an upstream proxy lies on the way.
+    /// Decides which destinations are reached through an upstream proxy.
     pub routes: Routes,
     /// The sandbox's certificate authority.
     pub authority: Arc<Authority>,
@@ -65,15 +66,15 @@ pub struct Deps {
     pub upstream: Upstream,
     /// Audit log and metrics.
     pub journal: Arc<dyn Journal>,
-    /// What is alive.
+    /// The live connections and decisions.
     pub tracker: Tracker,
     /// The gateway.
     pub local: Arc<dyn LocalService>,
-    /// What placeholders stand for.
+    /// The credentials that placeholders stand for.
     pub credentials: Arc<Credentials>,
-    /// What who guesses has learned of it.
+    /// Counts each agent's guesses at credentials.
     pub guesses: Guesses,
-    /// Who is asked about what no entry names.
+    /// Asks the operator about what no policy entry names.
     pub approvals: Approvals,
 }
 
@@ -86,10 +87,11 @@ pub(crate) enum Next {
     /// WebSocket messages pass, judged where the handshake was.
     WebSocket {
         upgrade: OnUpgrade,
-        /// The connection that it lies on, which ends with the last of its users.
+        /// The upstream connection that carries the WebSocket; it ends with the last of its users.
         sender: Sender,
         live: Arc<Live>,
-        /// Its handshake's, with its place among the requests in flight: it may buffer as much as one.
+        /// The handshake's ledger. It keeps the handshake's place among the requests in flight, since a
+        /// WebSocket may buffer as much as a request.
         ledger: Arc<Ledger>,
         known: Known,
         judge: Option<Box<Judge>>,
@@ -97,7 +99,8 @@ pub(crate) enum Next {
     },
 }
 
-/// What a tunnel was judged by: what is told of everything in it that is refused before it is judged itself.
+/// What a tunnel's decision was made from. It fills the records of what is refused inside the tunnel before
+/// being judged itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
     pub(crate) destination: Destination,
@@ -116,7 +119,7 @@ impl Ground {
         }
     }
 
-    /// As what is known of something that came by it.
+    /// Returns what is known of a request that came by this tunnel.
     pub(crate) fn known(self, client: SocketAddr) -> Known {
         Known {
             destination: Some(self.destination),
@@ -136,17 +139,17 @@ pub(crate) struct Conn {
     pub(crate) pool: Pool,
     /// Addresses that CONNECT already resolved; for the first dial.
     pub(crate) addresses: Mutex<Option<address::Judged>>,
-    /// The tunnel's decision, where it is one.
+    /// If the connection is inside a tunnel: the tunnel's decision.
     rests_on: Option<(Live, Ground)>,
-    /// Held while HTTP is served on it.
+    /// Held while HTTP is served on the connection.
     seat: Mutex<Option<Seat>>,
     next: Mutex<Option<Next>>,
     fault: OnceLock<Fault>,
-    /// Where an answer can be preceded by what its destination says of it: not on HTTP/2.
+    /// Takes the destination's interim answers. Not set on HTTP/2.
     interim: OnceLock<Interim>,
     refused: AtomicBool,
     in_flight: AtomicUsize,
-    /// Its client takes nothing of what it was given.
+    /// Cancelled when the client reads nothing of what was written to it: the connection must end.
     stuck: CancellationToken,
 }
 
@@ -174,12 +177,12 @@ impl Conn {
         self
     }
 
-    /// A connection that is over when this decision falls, whatever its requests' own decisions are.
+    /// Makes the connection end when this decision is revoked, whatever its requests' own decisions are.
     pub(crate) fn resting_on(self, live: Live, ground: Ground) -> Self {
         Self { rests_on: Some((live, ground)), ..self }
     }
 
-    /// What is known of a request on it before any of it was read.
+    /// Returns what is known of a request on this connection before any of the request was read.
     pub(crate) fn known(&self) -> Known {
         match &self.rests_on {
             Some((_, ground)) => ground.clone().known(self.claim.client()),
@@ -189,7 +192,7 @@ impl Conn {
         }
     }
 
-    /// Resolves when the decision falls that the connection as a whole rests on.
+    /// Resolves when the decision that the whole connection rests on is revoked.
     pub(crate) async fn revoked(&self) {
         match &self.rests_on {
             Some((live, _)) => live.revoked().await,
@@ -197,7 +200,8 @@ impl Conn {
         }
     }
 
-    /// The addresses that CONNECT resolved, once, and if they are still good.
+    /// Takes the addresses that CONNECT resolved, which only the first call can, if they are still good under
+    /// `rule`.
     pub(crate) fn take_addresses(&self, rule: &AddressRule) -> Option<address::Judged> {
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         addresses.take().filter(|judged| judged.are_good_under(rule))
@@ -211,12 +215,12 @@ impl Conn {
         self.next.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Where violations of this connection's framing will stand.
+    /// Sets where violations of this connection's framing are noted.
     pub(crate) fn watch(&self, fault: Fault) {
         let _set_once_per_connection = self.fault.set(fault);
     }
 
-    /// Where interim answers of this connection are to be put.
+    /// Sets where interim answers to this connection's requests are put.
     pub(crate) fn passes_interim(&self, interim: Interim) {
         let _set_once_per_connection = self.interim.set(interim);
     }
@@ -230,7 +234,7 @@ impl Conn {
         self.fault.get().and_then(|fault| fault.get().copied())
     }
 
-    /// Why a body of this connection broke: its framing, if that is known, else `why`.
+    /// Returns why a body of this connection broke off: the framing violation if there was one, else `why`.
     pub(crate) fn broken(&self, why: &str) -> Refusal {
         match self.violation() {
             Some(violation) => Refusal::Malformed(violation),
@@ -246,28 +250,28 @@ impl Conn {
         }
     }
 
-    /// Takes a seat for as long as HTTP is served on it.
+    /// Takes a seat, that is, a place among the connections that HTTP is served on, until [`Self::stand_up`].
     ///
     /// # Errors
-    /// There is none, or none for the connection's agent.
+    /// All seats are taken, or all that the connection's agent may have.
     pub(crate) fn sit(&self) -> Result<(), Refusal> {
         let seat = self.deps.tracker.seat(self.claim.party())?;
         *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
         Ok(())
     }
 
-    /// Puts the seat on the account of whose connection it is, once that is known.
+    /// Charges the seat to `party`, once the connection is known to be that agent's.
     ///
     /// # Errors
-    /// That agent has no more of them.
+    /// The agent has all the seats that it may have.
     pub(crate) fn sits_for(&self, party: Party) -> Result<(), Refusal> {
         let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
         seat.as_mut().map_or(Ok(()), |seat| seat.belongs_to(party))
     }
 
-    /// Puts the seat, and what its head pays for, on the account of whose connection it is as soon as that is
-    /// known, whether or not a request ever comes: who says nothing would hold what is nobody's. Ends if that
-    /// agent has no more of either.
+    /// Charges the seat, and the memory of long heads, to the connection's agent as soon as that is known,
+    /// whether or not a request ever comes: a silent client would otherwise hold what is charged to nobody.
+    /// Resolves only if the agent may have no more of either.
     pub(crate) async fn overdrawn(&self, heads: Option<&Heads>) -> Refusal {
         let party = self.claim.known_party().await;
         let had = self.sits_for(party);
@@ -282,12 +286,12 @@ impl Conn {
         *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// A part of what all bodies may hold, for one of this connection's.
+    /// Returns room for one body of this connection, out of what all bodies together may hold.
     pub(crate) fn room(&self) -> Room {
         self.deps.tracker.room(self.claim.party())
     }
 
-    /// Notes that the answer was ours and the rest of the request may never be read.
+    /// Notes that a request was refused here, so that the rest of it may never be read.
     pub(crate) fn note_refused(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
@@ -300,17 +304,17 @@ impl Conn {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Ends it with all that it carries: its client takes nothing.
+    /// Ends the connection with all that it carries, since its client reads nothing.
     pub(crate) fn end(&self) {
         self.stuck.cancel();
     }
 
-    /// Waits until it is to end so.
+    /// Waits for [`Self::end`].
     pub(crate) async fn ended(&self) {
         self.stuck.cancelled().await;
     }
 
-    /// Counts one exchange as long as the guard lives.
+    /// Counts one exchange as in flight for as long as the guard lives.
     pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))

@@ -39,7 +39,7 @@ pub(crate) use outgoing::{authority, clean};
 pub(crate) struct Asked<'a> {
     pub(crate) permitted: Permitted,
     pub(crate) parts: Parts,
-    /// What of it is sent in another form than it was judged in, and its body.
+    /// The body, and what else is sent in another form than it was judged in.
     pub(crate) sent: Sent,
     pub(crate) known: &'a Known,
     pub(crate) started: Instant,
@@ -76,7 +76,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         Guard::asks_in_clear(&mut parts.headers);
     }
     if handshake.is_some() && websocket::is_judged(conn, &permitted) {
-        // With an extension (compression, for one) frames would say what nobody can judge.
+        // With an extension, such as compression, the content of frames couldn't be judged.
         parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
     }
     let tripped = sent.body.tripped();
@@ -131,17 +131,18 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     Ok((incoming(response, source, ledger, guard, closes), None))
 }
 
-/// Whether what comes before an answer may be passed on. Not where other requests of the connection go
-/// elsewhere: a client that takes an interim answer for its answer would take the answer for the next one's,
-/// which is another destination's.
+/// Whether interim answers may be passed on: only on HTTP/1.1, and only if all requests of the connection
+/// have one destination. A client that mistakes an interim answer for the final one would take the final one
+/// for the answer to its next request, which might be another destination's.
 fn takes_interim_answers(conn: &Conn, parts: &Parts) -> bool {
     parts.version == Version::HTTP_11 && conn.scope.leads_to().is_some()
 }
 
-/// Whether it is an answer, and none that a handshake would be believed by.
+/// Checks that a response is an ordinary answer: no 101, and none that the agent would take for acceptance of
+/// its WebSocket handshake.
 fn answers_a_request(response: &Response<Incoming>, handshake: Option<&Handshake>) -> Result<(), Refusal> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // A tunnel that nobody asked for: both sides are closed.
+        // A tunnel that was not asked for: both sides are closed.
         return Err(Refusal::Unreachable("the destination switched protocols unasked".to_owned()));
     }
     if handshake.is_some_and(|handshake| handshake.misleads(response.status())) {
@@ -152,8 +153,9 @@ fn answers_a_request(response: &Response<Incoming>, handshake: Option<&Handshake
     Ok(())
 }
 
-/// What to speak upstream. In the clear that is what the client spoke, which knows its server; of a request
-/// in absolute form it says only what it speaks with a proxy.
+/// Returns what to speak upstream. Without TLS, that is the HTTP version that the client spoke, since the
+/// client knows its server. For a request in absolute form it is HTTP/1.1: its version says only what the
+/// client speaks with a proxy.
 fn wire(scope: &Scope, exchange: &Exchange, version: Version) -> Wire {
     match (exchange.tls, exchange.websocket) {
         (true, false) => Wire::Tls,
@@ -166,12 +168,13 @@ fn wire(scope: &Scope, exchange: &Exchange, version: Version) -> Wire {
 enum Failed {
     /// Not a byte was sent.
     Unsent(Box<Request<Body>>),
-    /// Its server hasn't looked at it.
+    /// The server says that it has not looked at the request.
     Untouched,
     Refused(Refusal),
 }
 
-/// A request on its way: whose it is, the decision that lets it go, and what moves meanwhile.
+/// A request that is being sent: the agent's connection, the decision that allows it, and the ledger that
+/// shows whether its body moves.
 struct Sending<'a> {
     conn: &'a Arc<Conn>,
     key: &'a Key,
@@ -179,14 +182,14 @@ struct Sending<'a> {
     handshake: Option<&'a Handshake>,
     live: &'a Live,
     ledger: &'a Ledger,
-    /// What may come before its answer.
+    /// Takes interim answers, if they may be passed on.
     expected: Option<&'a Expected>,
 }
 
 impl Sending<'_> {
-    /// Sends it. Where a pooled connection was gone before a byte of it left, or its server says that it
-    /// takes no more, that is once more and by a new one, which becomes `sender`. `again` makes the request
-    /// anew.
+    /// Sends the request and waits for the head of its answer. If the connection was gone before a byte of
+    /// the request left, or the server says that it has not looked at the request, sends it once more, on a
+    /// new connection, which becomes `sender`. `again` makes the request anew.
     async fn exchange(
         &self,
         sender: &mut Sender,
@@ -229,10 +232,11 @@ impl Sending<'_> {
         Ok(request)
     }
 
-    /// Waits for the answer's head, as long as the decision stands and something moves.
+    /// Waits for the answer's head, until the decision is revoked or the upload stands still for
+    /// [`FIRST_BYTE_DEADLINE`].
     async fn answered<T>(&self, sending: impl Future<Output = T>) -> Result<T, Refusal> {
         let fallen = self.live.revoked();
-        // One clock for all of it: what comes before an answer is none.
+        // Interim answers don't restart the clock: they are no answer.
         let silence = tokio::time::sleep(FIRST_BYTE_DEADLINE);
         tokio::pin!(sending, fallen, silence);
         let mut sent = self.ledger.up();
@@ -242,7 +246,7 @@ impl Sending<'_> {
                 () = &mut fallen => return Err(revoked()),
                 () = arrived(self.expected) => {}
                 () = &mut silence => {
-                    // An upload that still moves is no silence.
+                    // While the upload moves, the destination may be silent.
                     let now = self.ledger.up();
                     if now == sent {
                         return Err(Refusal::Timeout("the destination did not answer in time".to_owned()));

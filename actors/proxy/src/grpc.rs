@@ -1,8 +1,8 @@
-//! Refusals as gRPC's clients read them: a status in the head and no body.
+//! Refusals in the form that gRPC clients read: a status in the head and no body.
 //!
-//! A gRPC client that gets 403 with a JSON body guesses the status from 403 and never shows the body; one of
-//! them calls a body that ends its stream a broken one, and then nothing says that policy refused. Must hold
-//! nothing of an answer that is not in [`Refusal`] and [`Known`].
+//! A gRPC client that gets 403 with a JSON body derives the status from the 403 and never shows the body. One
+//! client reports the stream as broken when that body ends, and then nothing says that policy refused. An
+//! answer must contain nothing that is not in [`Refusal`] and [`Known`].
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -13,15 +13,15 @@ use crate::body::{Body, empty};
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// What of `grpc-message` is percent-encoded, beside bytes that are not ASCII (gRPC over HTTP/2,
-/// "Percent-Byte").
+/// The ASCII bytes that are percent-encoded in `grpc-message`; bytes that are not ASCII always are (gRPC over
+/// HTTP/2, "Percent-Byte").
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Characters of a message at most, before they are encoded: clients take 8 KiB of fields by default, and a
-/// path may be longer.
+/// Maximal length of a message, in characters before encoding: clients accept 8 KiB of header fields by
+/// default, and a path may be longer.
 const MESSAGE_MAX: usize = 640;
 
-/// gRPC's status codes as far as a proxy has a use for them.
+/// The gRPC status codes that a proxy has a use for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     DeadlineExceeded = 4,
@@ -32,8 +32,8 @@ enum Status {
 }
 
 impl Status {
-    /// gRPC's "HTTP to gRPC Status Code Mapping", which a client would apply itself; it has no line for 431
-    /// and 504.
+    /// Returns the status by gRPC's "HTTP to gRPC Status Code Mapping", which a client would apply itself.
+    /// That mapping has no line for 431 and 504.
     fn of(refusal: &Refusal) -> Self {
         match refusal.status() {
             StatusCode::FORBIDDEN => Self::PermissionDenied,
@@ -56,12 +56,13 @@ pub(crate) fn asked(method: &Method, headers: &HeaderMap) -> bool {
         })
 }
 
-/// A refusal in the terms of whoever asked: gRPC's, or the JSON body.
+/// Returns a refusal's answer in the client's form: gRPC's, or the JSON body.
 pub(crate) fn refused(in_grpc: bool, refusal: &Refusal, known: &Known) -> Response<Body> {
     if in_grpc { response(refusal, known) } else { refusal.response(known) }
 }
 
-/// The whole answer: "Trailers-Only" in gRPC's terms. What the JSON body says in words is in its message.
+/// Returns the whole answer: "Trailers-Only" in gRPC's terms. Its message has the text of the JSON body's
+/// fields.
 fn response(refusal: &Refusal, known: &Known) -> Response<Body> {
     let said = format!("{}: {} ({})", refusal.code(), refusal.detail(), refusal.hint());
     let said: String = said.chars().take(MESSAGE_MAX).collect();

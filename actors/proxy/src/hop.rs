@@ -27,7 +27,7 @@ pub fn strip(headers: &mut HeaderMap) {
         .collect();
     let trailers = headers.get(header::TE).is_some_and(wants_trailers);
     for name in HOP_BY_HOP.iter().chain(&named) {
-        // `Connection: host, content-length` is an attack on whoever comes next; these are not its to remove.
+        // `Connection: host, content-length` is an attack on the next server: it must not remove these.
         if !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE) {
             headers.remove(name);
         }
@@ -38,12 +38,12 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Leaves the length of an answer to whoever frames it, where the server has framed it by chunks:
-/// `Transfer-Encoding` goes before a `Content-Length` beside it (RFC 9112 section 6.3), by which the client
-/// would cut it off.
+/// Removes the `Content-Length` of an answer that came in chunks. `Transfer-Encoding` overrides a
+/// `Content-Length` beside it (RFC 9112 section 6.3), by which the client would cut the answer off.
 ///
 /// # Errors
-/// Another coding than chunked: the field is taken off, and its bytes would pass for plain ones.
+/// A transfer coding other than chunked: since the field is removed, the coded bytes would pass for plain
+/// ones.
 pub(crate) fn settle_length(headers: &mut HeaderMap) -> Result<(), UnknownCoding> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter().peekable();
     if codings.peek().is_none() {
@@ -57,7 +57,7 @@ pub(crate) fn settle_length(headers: &mut HeaderMap) -> Result<(), UnknownCoding
     Ok(())
 }
 
-/// A transfer coding that we don't take off.
+/// A transfer coding that the proxy can't decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the destination's answer has a transfer coding other than chunked")]
 pub(crate) struct UnknownCoding;

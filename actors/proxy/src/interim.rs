@@ -1,12 +1,12 @@
-//! What a destination says of an answer before it comes: interim answers (RFC 9110 section 15.2), early hints
-//! (RFC 8297) above all.
+//! Interim answers (1xx, RFC 9110 section 15.2) that a destination sends before its answer: early hints (RFC
+//! 8297) above all.
 //!
-//! "A proxy MUST forward 1xx responses", and the HTTP library can't send them. So they are written beside it,
-//! into a connection of HTTP/1.1, when nothing that it has made is on its way there ([`super::strict::io`]
-//! knows), and only while the request that they belong to waits for its answer: what comes later is dropped,
-//! never written into another answer. Never here: 100, which is ours to send, 101, which is an answer, and
-//! anything for a client that speaks HTTP/1.0 (it would take it for its answer) or HTTP/2, or on a connection
-//! whose requests go to several destinations.
+//! "A proxy MUST forward 1xx responses", and hyper's server can't send them. So they are written to the
+//! HTTP/1.1 connection past hyper, at moments when none of hyper's own output is half written
+//! ([`super::strict::io`] knows), and only while their request waits for its answer: later ones are dropped,
+//! never written into another answer. Not passed on: 100, which is ours to send; 101, which is an answer; and
+//! any for a client of HTTP/1.0 (which would take it for its answer) or HTTP/2, or on a connection whose
+//! requests go to several destinations.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,33 +20,31 @@ use tokio::sync::Notify;
 use crate::hop;
 use crate::limits::{MAX_INTERIM, MAX_INTERIM_BYTES};
 
-/// The interim answers of one connection of an agent. Cheap to clone; all clones are one.
+/// The interim answers to be written on one connection of an agent. Cheap to clone; clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interim(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Whether anything waits to be written, so that nobody who writes has to take the lock to see that there
-    /// isn't.
+    /// Whether anything waits to be written. Saves writers from taking the lock to see that nothing does.
     waits: AtomicBool,
     arrived: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Which request is asked for now.
+    /// Number of the current request.
     turn: u64,
-    /// Whether it still waits for its answer.
+    /// Whether that request still waits for its answer.
     is_open: bool,
-    /// How many have come for it.
+    /// Number of interim answers that have come for it.
     count: usize,
     waiting: BytesMut,
 }
 
 impl Interim {
-    /// A request waits for its answer, and what is said of it beforehand is passed on, until what is returned
-    /// is dropped.
+    /// Passes on the interim answers to a request until the returned value is dropped.
     pub(crate) fn expect(&self) -> Expected {
         let mut state = self.0.lock();
         state.turn += 1;
@@ -55,7 +53,7 @@ impl Interim {
         Expected { shared: Arc::clone(&self.0), turn: state.turn }
     }
 
-    /// What is to be written now, if anything is. Whoever takes it writes it whole before anything else.
+    /// Returns the bytes to be written now, if any. The caller must write all of them before anything else.
     pub(crate) fn take(&self) -> Option<BytesMut> {
         if !self.0.waits.load(Ordering::Acquire) {
             return None;
@@ -71,7 +69,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One has come for the request of this turn.
+    /// Queues an interim answer to request number `turn`, if that still waits for its answer.
     fn push(&self, turn: u64, status: StatusCode, headers: &HeaderMap) {
         if matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS)
             || !status.is_informational()
@@ -94,8 +92,8 @@ impl Shared {
     }
 }
 
-/// One as it is written: what belongs to the destination's connection stays there, and it has no body to
-/// measure.
+/// Returns the bytes of an interim answer: without hop-by-hop fields, which belong to the destination's
+/// connection, and without a length, since it has no body.
 fn head(status: StatusCode, headers: &HeaderMap) -> BytesMut {
     let mut headers = headers.clone();
     hop::strip(&mut headers);
@@ -121,7 +119,7 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Asks the library to tell what comes before this request's answer.
+    /// Has hyper report the interim answers to this request.
     pub(crate) fn listen<B>(&self, request: &mut Request<B>) {
         let (shared, turn) = (Arc::clone(&self.shared), self.turn);
         hyper::ext::on_informational(request, move |interim| {
@@ -129,12 +127,13 @@ impl Expected {
         });
     }
 
-    /// Resolves when something has come: whoever serves the connection is awake then, and writes it.
+    /// Resolves when an interim answer has come: that wakes the connection's task, which then writes it.
     pub(crate) async fn arrived(&self) {
         self.shared.arrived.notified().await;
     }
 
-    /// The answer is there. What came with it gets one turn of the connection's to go first.
+    /// Called when the answer is there. Yields once, so that the connection can first write the interim
+    /// answers that came with it.
     pub(crate) async fn settled(self) {
         let mut had_its_turn = !self.shared.waits.load(Ordering::Acquire);
         poll_fn(|cx| {

@@ -85,7 +85,7 @@ impl Journal for Sink {
         egress.status = finished.status;
         egress.detail = finished.fault.as_deref().map(Text::new);
         if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
-            // Its decision is on record; a log that is full refuses new ones.
+            // The decision is on record already; a full log refuses new ones.
             tracing::warn!(%error, "the end of a request is not on record");
         }
     }

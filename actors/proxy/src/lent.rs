@@ -16,13 +16,13 @@ use crate::relay::{End, Meter, Side, Stop, relay};
 
 /// See the module.
 pub(crate) struct Lent {
-    /// Taken as it goes back, and at no other time.
+    /// `None` only once it was handed back, by the drop.
     stream: Option<TokioIo<Upgraded>>,
     owner: Option<oneshot::Sender<TokioIo<Upgraded>>>,
 }
 
 impl Lent {
-    /// Lends it; it comes back by the receiver.
+    /// Lends the stream. It comes back through the receiver.
     pub(crate) fn of(stream: TokioIo<Upgraded>) -> (Self, oneshot::Receiver<TokioIo<Upgraded>>) {
         let (owner, back) = oneshot::channel();
         (Self { stream: Some(stream), owner: Some(owner) }, back)
@@ -74,7 +74,7 @@ impl AsyncWrite for Lent {
 }
 
 impl Side for Lent {
-    /// The library ends a stream of its own accord only, and well.
+    /// Does nothing: only hyper itself ends a stream, and always in order.
     fn cut(&self) {}
 
     async fn relay_to(

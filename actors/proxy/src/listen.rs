@@ -29,7 +29,7 @@ pub enum Kind {
     Explicit,
     /// Connections to any address of the world at this port.
     Captured {
-        /// Which.
+        /// The port.
         port: u16,
     },
     /// `inference.local` itself.
@@ -48,18 +48,18 @@ pub struct Listener {
     pub socket: Arc<std::net::TcpListener>,
 }
 
-/// What is met of connections to the world; comes and goes with the policy's ports.
+/// How connections to the outside are met; listeners come and go with the policy's ports.
 #[derive(Clone, Default)]
 pub struct Captured {
     /// A listener for each captured port.
     pub listeners: Vec<Listener>,
-    /// Records what is refused at the others, where that can be seen.
+    /// Records refusals at all other ports, where they can be seen.
     pub witness: Option<Arc<Witness>>,
 }
 
 impl Listener {
-    /// A socket of this process's own, sharing the queue: what waits in it is not lost when one of them
-    /// closes.
+    /// Duplicates the socket. Duplicates share the listen queue, so that what waits in it is not lost when
+    /// one of them closes.
     ///
     /// # Errors
     /// Out of descriptors.
@@ -89,7 +89,7 @@ pub async fn accept(deps: Arc<Deps>, listener: TcpListener, kind: Kind) {
                 hand_over(&deps, stream, client, kind);
             }
             Err(error) => {
-                // Out of descriptors or memory: the queue keeps who waits.
+                // Out of descriptors or memory: waiting connections stay in the queue.
                 tracing::warn!(%error, "accept failed");
                 sleep(backoff).await;
                 backoff = (backoff * 2).min(ACCEPT_BACKOFF_MAX);
@@ -103,7 +103,8 @@ fn hand_over(deps: &Arc<Deps>, stream: TcpStream, client: SocketAddr, kind: Kind
         return full(deps, &stream, client);
     };
     let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
-    // A dual-stack listener says IPv4 addresses in IPv6's words; the agent's socket has them in IPv4's.
+    // A dual-stack listener reports IPv4 addresses as mapped IPv6 ones; the agent's own socket has the IPv4
+    // ones.
     let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (client, local) = (plain(client), plain(local));
     let accepted = Accepted { stream, client, local, kind, place };
@@ -114,7 +115,7 @@ fn hand_over(deps: &Arc<Deps>, stream: TcpStream, client: SocketAddr, kind: Kind
     });
 }
 
-/// One connection too many: told so if its socket takes it at once, and closed.
+/// Refuses one connection too many: writes the refusal if the socket takes it at once, and closes.
 fn full(deps: &Deps, stream: &TcpStream, client: SocketAddr) {
     let known = Known::nothing(client);
     let why = format!("this sandbox has {} connections open, which is its limit", deps.tracker.capacity());
@@ -131,7 +132,7 @@ async fn connection(deps: Arc<Deps>, accepted: Accepted) {
     }
 }
 
-/// Each stage is a future of its own on the heap: what idles for long holds the memory of its own stage
+/// Each stage is boxed by itself, so that a connection that idles for long holds the memory of that stage
 /// alone.
 async fn serve(deps: Arc<Deps>, claim: &Arc<Claim>, stream: TcpStream, local: SocketAddr, kind: Kind) {
     let claim = Arc::clone(claim);
@@ -148,7 +149,7 @@ async fn serve(deps: Arc<Deps>, claim: &Arc<Claim>, stream: TcpStream, local: So
     }
 }
 
-/// A connection made straight to the gateway's address: as if by CONNECT to it.
+/// Serves a connection made straight to the gateway's address, as if made by CONNECT.
 async fn inference_connection(deps: Arc<Deps>, claim: Arc<Claim>, stream: TcpStream, tls: bool) {
     let Some(destination) = inference(if tls { 443 } else { 80 }) else { return };
     let started = Instant::now();

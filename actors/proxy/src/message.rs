@@ -1,4 +1,5 @@
-//! The bodies of an exchange on their way through: counted, bounded in time, ended when the decision falls.
+//! The bodies of an exchange on their way through: counted, bounded in time, broken off when the decision is
+//! revoked.
 //!
 //! Nothing is copied and nothing is buffered: a frame passes when the other side asks for it.
 
@@ -25,7 +26,7 @@ use crate::timer::Timer;
 use crate::tracker::{InTurn, Live};
 use crate::upstream::{Driver, Sender};
 
-/// The count of one exchange, written when its last part is gone.
+/// Counts one exchange. Its final record is written when the last part of the exchange is dropped.
 pub(crate) struct Ledger {
     conn: Arc<Conn>,
     known: Known,
@@ -34,13 +35,13 @@ pub(crate) struct Ledger {
     down: AtomicU64,
     status: AtomicU64,
     fault: std::sync::OnceLock<String>,
-    /// What it counts goes on as something else, whose end is on record by itself.
+    /// The exchange goes on as a WebSocket, whose end is recorded by itself.
     is_handed_over: AtomicBool,
     _turn: InTurn,
 }
 
 impl Ledger {
-    /// `turn` is given back with the last part.
+    /// `turn` is given back when the last part of the exchange is dropped.
     pub(crate) fn open(conn: &Arc<Conn>, known: &Known, started: Instant, turn: InTurn) -> Arc<Self> {
         Arc::new(Self {
             conn: Arc::clone(conn),
@@ -63,7 +64,7 @@ impl Ledger {
         self.status.store(u64::from(status.as_u16()), Ordering::Relaxed);
     }
 
-    /// The exchange has become a WebSocket: one record is written of its end, by whoever relays it.
+    /// Notes that the exchange has become a WebSocket: its relay writes the one record of its end.
     pub(crate) fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::Relaxed);
     }
@@ -90,11 +91,11 @@ impl Drop for Ledger {
     }
 }
 
-/// Why a body ends before its end.
+/// The error of a body whose decision was revoked.
 const FALLEN: &str = "the policy no longer allows this request";
 
-/// A request body on its way up. It rests on its decision by itself: its answer may be whole long before it,
-/// or not be read.
+/// A request body on its way up. It watches its decision by itself, since the answer may be complete long
+/// before it, or not be read.
 pub(crate) struct Upload {
     inner: Forwarded,
     ledger: Arc<Ledger>,
@@ -103,7 +104,7 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// `live` is none for what is answered here.
+    /// `live` is `None` for a request to the gateway.
     pub(crate) fn new(inner: Forwarded, ledger: Arc<Ledger>, live: Option<Arc<Live>>) -> Self {
         let revoked = live.as_ref().map(|live| Box::pin(live.revoked()));
         Self { inner, ledger, revoked, _live: live }
@@ -169,7 +170,7 @@ pub(crate) struct Download<B> {
 }
 
 impl<B: HttpBody<Data = Bytes> + Unpin> Download<B> {
-    /// `source` is none for an answer that was made here.
+    /// `source` is `None` for an answer of the gateway.
     pub(crate) fn new(inner: B, ledger: Arc<Ledger>, source: Option<Source>) -> Self {
         let revoked = source.as_ref().map(|source| Box::pin(source.live.revoked()));
         let in_flight = ledger.conn.enter();
@@ -181,7 +182,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> Download<B> {
         download
     }
 
-    /// The answer was read to its end: its connection may serve another request.
+    /// Called when the answer was read to its end: its connection may serve another request.
     fn finish(&mut self) {
         if let Some(source) = self.source.take()
             && let Some((key, sender)) = source.sender

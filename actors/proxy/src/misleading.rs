@@ -1,17 +1,17 @@
-//! Fields by which some servers let a request say something else than what was judged: its method, its path,
-//! its host, its framing.
+//! Header fields by which some servers let a request override what was judged: its method, its path, its
+//! host, its framing.
 //!
-//! What stands in the first line was judged, and is what counts; these are taken off. Servers of the CGI kind
-//! (WSGI, Rack, PHP) hand `X_Original_URL` to programs as `X-Original-URL`, and some of them
-//! `X.Original~URL`: a name is looked at with `-` for all that is neither letter nor digit. Must never take
-//! off a field that a client needs for what it says: odd characters alone are no fault.
+//! The request line was judged and is what counts, so these fields are removed. CGI-like servers (WSGI, Rack,
+//! PHP) hand `X_Original_URL` to programs as `X-Original-URL`, and some do so with `X.Original~URL`: names
+//! are compared with `-` in place of every character that is neither letter nor digit. Must never remove a
+//! field that a client needs: odd characters alone are no reason.
 
 use http::{HeaderMap, HeaderName};
 use policy::second::{self, is_spelled};
 
-/// Another method, path or host, in words that servers and the proxies before them have made up; where a
-/// program is mounted (`script-name`: gunicorn cuts it off the path) or where its files are
-/// (`x-accel-mapping`: Rack's), and, to CGI, the proxy that it is to use (`proxy`).
+/// Fields for another method, path or host, by names that servers and the proxies in front of them have made
+/// up; for where a program is mounted (`script-name`: gunicorn cuts it off the path) or where its files are
+/// (`x-accel-mapping`: Rack's); and, in CGI, for the proxy that the program is to use (`proxy`).
 const OVERRIDES: [&str; 34] = [
     "forwarded",
     "path-info",
@@ -49,7 +49,8 @@ const OVERRIDES: [&str; 34] = [
     "x-waws-unencoded-url",
 ];
 
-/// What frames, routes or authenticates (RFC 9110 section 6.5.1): only where and as it belongs.
+/// Fields for framing, routing or authentication (RFC 9110 section 6.5.1): allowed only in a head, and only
+/// in this spelling.
 const NAMED: [&str; 12] = [
     "authorization",
     "connection",
@@ -65,13 +66,13 @@ const NAMED: [&str; 12] = [
     "upgrade",
 ];
 
-/// Takes them off a request's head.
+/// Removes misleading fields from a request's head.
 pub(crate) fn drop_from(headers: &mut HeaderMap) {
     take_off(headers, |name| is_one(&OVERRIDES, name) || (is_odd(name) && is_one(&NAMED, name)));
 }
 
-/// Takes them off what stands behind a body, where nothing frames or routes, and nobody has judged what else
-/// it may name.
+/// Removes misleading fields from the trailers behind a body: nothing there may frame or route, and fields
+/// that name a further resource were not judged.
 pub(crate) fn drop_from_trailers(trailers: &mut HeaderMap) {
     take_off(trailers, |name| is_one(&OVERRIDES, name) || is_one(&NAMED, name) || second::is_named_by(name));
 }
@@ -83,12 +84,13 @@ fn take_off(headers: &mut HeaderMap, misleads: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether a name is none that a server would know, and may be one to a program behind it.
+/// Whether a name has other characters than letters, digits and `-`: a server doesn't know it, but a program
+/// behind the server may read it as one that it knows.
 fn is_odd(name: &str) -> bool {
     !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Whether a name is one of these to somebody.
+/// Whether some server or program may read `name` as a name in `list`.
 fn is_one(list: &[&str], name: &str) -> bool {
     list.iter().any(|own| is_spelled(own, name))
 }

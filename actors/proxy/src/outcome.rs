@@ -1,4 +1,4 @@
-//! The last step of the road: what is on record.
+//! The last step of the road: what is put on record.
 //!
 //! Every decision is recorded before anything is dialled or sent; when the record can't be written the
 //! request is refused ([`Refusal::Unavailable`]), so that no byte leaves unrecorded. [`Journal`] is where the
@@ -53,13 +53,14 @@ pub enum Verdict<'a> {
     Deny(&'a Refusal),
 }
 
-/// What records and metrics say alike of a decision. Labels come from the policy and closed sets only.
+/// What records and metrics have in common about a decision. Labels come from the policy and closed sets
+/// only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Summary<'a> {
-    /// The layer that had the last word; of a refusal that no layer made, its code.
+    /// The layer that had the last word; for a refusal that no layer made, the refusal's code.
     pub(crate) layer: &'static str,
     pub(crate) verdict: Counted,
-    /// The entry.
+    /// Name of the policy entry.
     pub(crate) policy: Option<&'a str>,
 }
 
@@ -89,7 +90,7 @@ pub struct Finished {
     pub up: u64,
     /// Bytes to the agent.
     pub down: u64,
-    /// Its whole life.
+    /// Time from its start to its end.
     pub took: Duration,
     /// Status of the answer; none for a tunnel.
     pub status: Option<u16>,
@@ -97,14 +98,14 @@ pub struct Finished {
     pub fault: Option<String>,
 }
 
-/// The record can't be written now: nothing may go on. Agents are told this: what of the operator's disk is
-/// at fault is the operator's to know.
+/// The record can't be written now, so nothing may go on. Agents see these texts, which therefore don't say
+/// what is wrong with the operator's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JournalFull {
     /// More records wait than there is room for.
     #[error("the audit log is full: records come faster than its disk takes them")]
     Queue,
-    /// The disk takes none.
+    /// The disk takes no records.
     #[error("the audit log can't be written")]
     Disk,
     /// The sandbox ends.
@@ -117,32 +118,33 @@ pub trait Journal: Send + Sync + 'static {
     /// Whether records of some more requests would be taken now.
     fn has_room(&self) -> bool;
 
-    /// Waits until there is room, but not for long: then what is to be recorded is refused. Requests that
-    /// come faster than the disk takes their records are slowed down by it.
+    /// Waits until there is room, but not for long: after that, recording fails. This is the backpressure on
+    /// requests that come faster than the disk takes their records.
     fn room(&self) -> BoxFuture<'_, ()>;
 
-    /// A decision, before it takes effect.
+    /// Records a decision, before it takes effect.
     ///
     /// # Errors
     /// [`JournalFull`]: the caller refuses what it was about to do.
     fn decided(&self, decision: &Decision<'_>) -> Result<(), JournalFull>;
 
-    /// A name that was asked for and doesn't exist inside. It was refused already, so this can't fail.
+    /// Records a lookup of a name that doesn't exist inside. It was refused already, so this can't fail.
     fn name_refused(&self, name: &str, detail: &str, generation: u64);
 
-    /// A connection or datagram to a port that nobody captures. The kernel has refused it, so this can't
-    /// fail.
+    /// Records a connection or datagram to a port that is not captured. The kernel has refused it, so this
+    /// can't fail.
     fn port_refused(&self, destination: &SocketAddr, detail: &str, generation: u64);
 
-    /// Whoever made this request has guessed at credentials so often that what they read comes late from now
-    /// on. It does already, so this can't fail.
+    /// Records that the agent that made this request has guessed at credentials so often that what it reads
+    /// comes late from now on. That is in effect already, so this can't fail.
     fn guessed(&self, known: &Known);
 
-    /// The end of something allowed. Nothing depends on it, so it can't fail.
+    /// Records the end of something allowed. Nothing depends on it, so it can't fail.
     fn finished(&self, finished: &Finished);
 }
 
-/// Whoever reads the answer to a request: that they may guess no more will be on record.
+/// Returns the count of guesses of the agent that reads the answer to a request. When that agent may guess no
+/// more, it is recorded.
 pub(crate) fn reader(deps: &Deps, party: Party, known: &Known) -> Guesser {
     let (journal, known) = (Arc::clone(&deps.journal), known.clone());
     deps.guesses.of(party.0, move || {
@@ -151,8 +153,8 @@ pub(crate) fn reader(deps: &Deps, party: Party, known: &Known) -> Guesser {
     })
 }
 
-/// Records that a tunnel is opened: to where an entry lets it, or, where none names it, for its requests to
-/// be asked about.
+/// Records that a tunnel is opened: an allowed one, or one to a destination that no entry names, each of
+/// whose requests the operator is asked about.
 ///
 /// # Errors
 /// [`Refusal::Unavailable`] if it can't be recorded.
@@ -199,7 +201,7 @@ pub fn request_allowed(
     record(journal, &Decision { known, verdict, took })
 }
 
-/// Records a refusal; the answer is another one if even that can't be recorded.
+/// Records a refusal and returns it; returns [`Refusal::Unavailable`] instead if it can't be recorded.
 pub fn refused(journal: &dyn Journal, known: &Known, refusal: Refusal, took: Duration) -> Refusal {
     let decision = Decision { known, verdict: Verdict::Deny(&refusal), took };
     match record(journal, &decision) {
@@ -208,7 +210,7 @@ pub fn refused(journal: &dyn Journal, known: &Known, refusal: Refusal, took: Dur
     }
 }
 
-/// What can't be recorded is refused: then that is what is counted, and not what was to be allowed.
+/// An allowing decision that can't be recorded isn't counted: it becomes a refusal, which is counted instead.
 fn record(journal: &dyn Journal, decision: &Decision<'_>) -> Result<(), Refusal> {
     let recorded = journal.decided(decision);
     if recorded.is_ok() || matches!(decision.verdict, Verdict::Deny(_)) {

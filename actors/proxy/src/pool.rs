@@ -1,9 +1,9 @@
 //! The upstream connections of one connection of the agent.
 //!
-//! Owned by it and gone with it, and each by its caller, so that no request ever rides a connection that
-//! another identity opened; when the agent's connection changes hands (another caller is judged on it), what
-//! is pooled is dropped first. A new policy may judge addresses by another rule: what was dialled under the
-//! one before is dropped then, too.
+//! The pool belongs to the agent's connection and ends with it. Each pooled connection belongs to one caller,
+//! so that no request ever uses a connection that another identity opened: when another caller is judged on
+//! the agent's connection, everything pooled is dropped first. A new policy may judge addresses by another
+//! rule: connections that were dialled under the old rule are dropped then, too.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
@@ -18,19 +18,20 @@ use crate::caller::Judged;
 use crate::limits::{MAX_HTTP1_ONLY, MAX_IDLE_UPSTREAM, UPSTREAM_IDLE};
 use crate::upstream::{Sender, Wire};
 
-/// What makes two requests fit one connection.
+/// What two requests must have in common to use the same connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
-    /// Who asks: an answer that is read to its end late goes back to nobody else's connections.
+    /// The caller. If its answer is read to the end late, the connection doesn't come back among another
+    /// caller's.
     pub(crate) caller: Arc<Caller>,
     pub(crate) destination: Destination,
     pub(crate) wire: Wire,
-    /// What the address was judged by that is dialled for it.
+    /// The rule by which the dialled address was judged.
     pub(crate) addresses: AddressRule,
 }
 
 impl Hash for Key {
-    /// By what differs mostly.
+    /// Hashes only the fields that usually differ.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.destination.hash(state);
         self.wire.hash(state);
@@ -38,15 +39,16 @@ impl Hash for Key {
 }
 
 impl Key {
-    /// Whether a connection for `other` leads where one for this would, to an address that was judged by
+    /// Whether a connection for `other` goes to the same destination, but to an address that was judged by
     /// another rule.
     fn is_judged_otherwise(&self, other: &Self) -> bool {
         self.destination == other.destination && self.addresses != other.addresses
     }
 }
 
-/// A connection whose answer was just read to its end is ready within microseconds; one that isn't by then is
-/// busy with a request body that its upstream didn't want.
+/// How long to wait for an idle connection to be ready. After its answer was read to the end, that takes
+/// microseconds; a connection that isn't ready by then is busy with a request body that its upstream didn't
+/// want.
 const READY_WITHIN: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
@@ -54,18 +56,18 @@ pub(crate) struct Pool {
     state: Mutex<State>,
 }
 
-/// What whoever finds no connection does next.
+/// What a request that finds no connection does next.
 pub(crate) enum Turn<'a> {
-    /// Opens one, for all who come meanwhile.
+    /// Opens one, for all requests that come meanwhile.
     First(Opening<'a>),
-    /// Looks again: another has opened one.
+    /// Looks again: another request has opened one.
     Again,
     /// Opens one of its own, beside others.
     Free,
 }
 
-/// The right to open the connection that a burst of HTTP/2 streams waits for and shares. Dropped, all of them
-/// go on at once.
+/// The right to open the connection that a burst of HTTP/2 streams waits for and shares. When it is dropped,
+/// all of them go on at once.
 pub(crate) struct Opening<'a> {
     pool: &'a Pool,
     key: &'a Key,
@@ -75,7 +77,7 @@ pub(crate) struct Opening<'a> {
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
-        // Another may be opening the next already.
+        // Another request may be opening the next one already.
         if state.opening.get(self.key).is_some_and(|it| it.subscribe().same_channel(&self.told)) {
             state.opening.remove(self.key);
         }
@@ -88,21 +90,21 @@ struct State {
     closed: bool,
     owner: Option<Judged>,
     idle: Vec<(Key, Sender, Instant)>,
-    /// Of each the latest first: what it was opened for, it takes. Further ones where those before take no
-    /// more at a time.
+    /// HTTP/2 connections by key, the latest first: it takes the request that it was opened for. There are
+    /// several where the earlier ones take no more requests at a time.
     shared: HashMap<Key, Vec<Sender>>,
-    /// What is being opened, which says once it is open that it is shared.
+    /// Connections that are being opened. The value turns true once the connection is open and shared.
     opening: HashMap<Key, watch::Sender<bool>>,
-    /// Latest last.
+    /// Keys whose connections turned out not to be shareable (HTTP/1), latest last.
     http1_only: VecDeque<Key>,
 }
 
-/// By whom a connection is opened that may be shared.
+/// Which request opens the connection that all may share.
 enum BeingOpened {
-    /// None may: each opens its own.
+    /// None can be shared: each request opens its own.
     Alone,
     ByYou(watch::Receiver<bool>),
-    /// Says when it is there.
+    /// Another request does. The value turns true when the connection is there.
     ByAnother(watch::Receiver<bool>),
 }
 
@@ -127,7 +129,8 @@ impl State {
         });
     }
 
-    /// The oldest is forgotten: a burst to it opens one connection after the other once more.
+    /// Notes that connections for `key` can't be shared. If there are too many such keys, the oldest is
+    /// forgotten: a burst to it then opens one connection after the other once more.
     fn note_http1(&mut self, key: &Key) {
         if self.http1_only.contains(key) {
             return;
@@ -154,13 +157,14 @@ impl Pool {
         state.owner.get_or_insert_with(|| caller.clone());
     }
 
-    /// Drops everything for good: the agent's connection is over. What is still being read keeps its own
-    /// connection, and whatever keeps only this pool (a request body that its server doesn't take) ends.
+    /// Drops everything for good: the agent's connection is over. An answer that is still being read keeps
+    /// its upstream connection alive; a connection that only this pool kept (one with a request body that its
+    /// server doesn't read) ends.
     pub(crate) fn close(&self) {
         *self.lock() = State { closed: true, ..State::default() };
     }
 
-    /// A connection that is open and takes a request now.
+    /// Returns an open connection that takes a request now, if there is one.
     pub(crate) async fn take(&self, key: &Key) -> Option<Sender> {
         if let Some(shared) = self.shared(key) {
             return Some(shared);
@@ -173,8 +177,9 @@ impl Pool {
         None
     }
 
-    /// Whose turn it is to open a connection for `key`: one's at a time, unless it is known that connections
-    /// aren't shared. Who waited for one that wasn't opened, or isn't shared, waits for no other.
+    /// Returns whether it is this request's turn to open a connection for `key`: one opens at a time, unless
+    /// it is known that connections can't be shared. A request that waited for a connection that wasn't
+    /// opened, or can't be shared, doesn't wait for another.
     pub(crate) async fn turn<'a>(&'a self, key: &'a Key) -> Turn<'a> {
         let mut opened = match self.lock().being_opened(key) {
             BeingOpened::Alone => return Turn::Free,
@@ -218,7 +223,7 @@ impl Pool {
         if state.closed {
             return;
         }
-        // What nobody will ask for again.
+        // Drop what will not be asked for again.
         state.idle.retain(|(other, sender, since)| {
             !sender.is_closed() && since.elapsed() < UPSTREAM_IDLE && other.caller == key.caller
         });
@@ -235,7 +240,7 @@ impl Pool {
         });
         let shared = state.shared.get(key)?;
         let with_room = shared.iter().find(|sender| sender.has_room());
-        // No more than so many: beyond, a request waits where the fewest do.
+        // At the maximal number of connections, a request waits on the one with the fewest others.
         let least = || shared.iter().min_by_key(|sender| sender.riders());
         let is_most = shared.len() >= MAX_IDLE_UPSTREAM;
         with_room.or_else(|| is_most.then(least).flatten())?.another()
@@ -301,7 +306,7 @@ mod tests {
         keys.iter().for_each(|key| pool.opened(key, &sender));
         pool.opened(&keys[1], &sender);
         assert_eq!(pool.lock().http1_only.len(), MAX_HTTP1_ONLY);
-        // Of what is forgotten it is to be found out again, by one at a time.
+        // For the forgotten key it has to be found out again, by one request at a time.
         assert!(matches!(pool.turn(&keys[0]).await, Turn::First(_)));
         for known in &keys[1..] {
             assert!(matches!(pool.turn(known).await, Turn::Free));
@@ -347,7 +352,7 @@ mod tests {
         assert!(pool.take(&key).await.is_some());
     }
 
-    /// As one whose way to its server is dead looks like, for as long as the kernel tries to send.
+    /// Like a connection whose path to its server is dead, for as long as the kernel tries to send.
     #[tokio::test]
     async fn what_has_been_silent_for_long_takes_no_further_request() {
         let bed = Bed::new(&rest("up.test", 1)).await;
@@ -386,7 +391,7 @@ mod tests {
                 .max_concurrent_streams(2)
                 .serve_connection(TokioIo::new(server), service_fn(answer));
             tokio::spawn(serving);
-            // By the second its server's word is noted.
+            // By the second request, the server's limit is noted.
             for _ in 0..2 {
                 let request = Request::get("http://up.test/").body(full("")).unwrap();
                 assert!(sender.send(request).await.is_ok());
@@ -394,7 +399,7 @@ mod tests {
             pool.opened(&key, &sender);
             riding.extend([sender, pool.take(&key).await.expect("it takes two")]);
         }
-        // No further one; and whoever is done makes room.
+        // No further connection is opened, and a request that is done makes room.
         assert!(pool.take(&key).await.is_some());
         drop(riding.pop());
         let last = pool.take(&key).await.unwrap();

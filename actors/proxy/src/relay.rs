@@ -1,8 +1,9 @@
-//! Bytes between two streams, until both are done, one stalls, or the decision falls.
+//! Relays bytes between two streams, until both are done, nothing moves for too long, or the decision is
+//! revoked.
 //!
-//! For streams that aren't sockets, or that are no longer (TLS); [`crate::splice`] has the others. Holds no
-//! HTTP and no policy. Each direction ends on its own (half-close), so that a client may finish sending and
-//! still read its answer.
+//! For streams that aren't plain sockets (TLS, a stream of HTTP/2); [`crate::splice`] relays between sockets.
+//! Holds no HTTP and no policy. Each direction ends on its own (half-close), so that a client may finish
+//! sending and still read its answer.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,29 +19,30 @@ use tokio::sync::Notify;
 
 use crate::limits::{RELAY_BUFFER_BYTES, TUNNEL_IDLE};
 
-/// Bytes that passed so far: for those who look on from outside.
+/// The bytes that a relay has passed so far, and its state, for tasks that watch it from outside.
 #[derive(Debug, Default)]
 pub struct Meter {
     /// From the agent.
     pub up: AtomicU64,
     /// To the agent.
     pub down: AtomicU64,
-    /// Told when the agent has said all, or is gone: from here both look alike.
+    /// Notified when the agent has half-closed its connection or is gone: from here both look alike.
     pub hushed: Notify,
-    /// Whether nothing may pass for now. Who lets go of it has whatever is held polled again.
+    /// Whether nothing may pass for now. Clearing it wakes nothing: the task that clears it must also poll
+    /// the held future again.
     pub held: AtomicBool,
-    /// Whether a side that something was written to turned out to be reset. The kernel says so once, to the
-    /// writer: who reads from that side next finds an end like any other.
+    /// Whether a write found its side reset. The kernel reports a reset once, here to the writer: the next
+    /// read from that side finds an ordinary end.
     reset: AtomicBool,
 }
 
 impl Meter {
-    /// Both ways together.
+    /// Returns the bytes of both directions together.
     pub fn moved(&self) -> u64 {
         self.up.load(Ordering::Relaxed).wrapping_add(self.down.load(Ordering::Relaxed))
     }
 
-    /// What passes bytes, but for as long as nothing may.
+    /// Runs `passing`, but doesn't poll it while nothing may pass.
     pub(crate) async fn unless_held<T>(&self, passing: impl Future<Output = T>) -> T {
         let mut passing = pin!(passing);
         poll_fn(|cx| match self.held.load(Ordering::Relaxed) {
@@ -60,14 +62,14 @@ impl Meter {
         Ok(())
     }
 
-    /// A direction to its end. That its sink takes no more is one: the other direction reads from that very
-    /// side, and what it said is still passed on.
+    /// Runs a direction to its end. A sink that takes no more is no error: the other direction reads from
+    /// that same side, and still passes on what that side has sent.
     async fn direction(&self, passing: impl Future<Output = Result<(), Broken>>) -> io::Result<()> {
         match passing.await {
             Ok(()) => Ok(()),
             Err(Broken::Source(error)) => Err(error),
             Err(Broken::Sink(error)) => {
-                // EPIPE is what the kernel says of a side that had ended before.
+                // EPIPE means that the side had ended before, not that it was reset now.
                 let ended = error.kind() == io::ErrorKind::BrokenPipe;
                 self.reset.fetch_or(!ended, Ordering::Relaxed);
                 Ok(())
@@ -83,9 +85,9 @@ impl Meter {
 /// What broke a direction.
 #[derive(Debug)]
 pub(crate) enum Broken {
-    /// It can't be read to its end.
+    /// The source can't be read to its end.
     Source(io::Error),
-    /// It takes no more.
+    /// The sink takes no more.
     Sink(io::Error),
 }
 
@@ -105,7 +107,7 @@ pub struct Relayed {
 pub enum End {
     /// Both sides were done.
     Done,
-    /// One broke off.
+    /// A side broke off.
     Broken,
     /// Nothing moved for too long.
     Idle,
@@ -113,10 +115,10 @@ pub enum End {
     Stopped(Stop),
 }
 
-/// Why it was told to.
+/// Why a relay was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Stop {
-    /// The policy changed, and the decision fell.
+    /// The policy changed, and the decision was revoked.
     #[error("the policy no longer allows this")]
     Fallen,
     /// Another program holds the agent's end.
@@ -128,7 +130,7 @@ pub enum Stop {
 }
 
 impl From<Stop> for End {
-    /// A client that left has what it wanted: what it said is still for its server.
+    /// A client that left counts as done, so that what it sent still reaches its server.
     fn from(stop: Stop) -> Self {
         if stop == Stop::Left { Self::Done } else { Self::Stopped(stop) }
     }
@@ -136,10 +138,11 @@ impl From<Stop> for End {
 
 /// The agent's side of a tunnel, and how its bytes go to a socket and back.
 pub(crate) trait Side: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Makes its end one that nobody takes for the end of what was said, where this kind of stream has such.
+    /// Makes the stream end by a reset, so that nobody takes its end for a complete one, if this kind of
+    /// stream can.
     fn cut(&self);
 
-    /// As [`relay`], by the way that is cheapest for this kind of stream.
+    /// As [`relay`], in the cheapest way for this kind of stream.
     fn relay_to(
         &mut self,
         upstream: &mut TcpStream,
@@ -161,7 +164,8 @@ where
     both(meter, up, down, stop).await
 }
 
-/// Both directions, until each is done, one's source breaks, nothing moves, or `stop`.
+/// Runs both directions until each is done, a source breaks, nothing moves for [`TUNNEL_IDLE`], or `stop`
+/// resolves.
 pub(crate) async fn both(
     meter: &Meter,
     up: impl Future<Output = Result<(), Broken>>,
@@ -193,13 +197,13 @@ async fn copy(
             return meter.pass_end(&mut to).await;
         }
         to.write_all(&bytes).await.map_err(Broken::Sink)?;
-        // TLS keeps what it was given until it is flushed; a socket's flush costs nothing.
+        // TLS buffers what it was given until it is flushed; a socket's flush costs nothing.
         to.flush().await.map_err(Broken::Sink)?;
         moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     }
 }
 
-/// What is there to be read, by way of the stack: who waits holds no buffer.
+/// Reads what is there, through a buffer on the stack: a direction that waits holds no buffer.
 pub(crate) fn take(from: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
     let mut chunk = [MaybeUninit::uninit(); RELAY_BUFFER_BYTES];
     let mut buffer = ReadBuf::uninit(&mut chunk);

@@ -1,9 +1,9 @@
-//! Refusals that cost nothing to provoke, folded for the record: names that don't exist inside, and ports of
-//! the world that nobody captures.
+//! Folds repeats of refusals that cost nothing to provoke into few records: names that don't exist inside,
+//! and outside ports that are not captured.
 //!
-//! On record is the first of its kind, then one a minute with how often it came meanwhile. An agent can make
-//! up others without end, so the records of one minute are bounded, and the next one says how many went
-//! unrecorded.
+//! The first refusal of a kind is recorded, then one a minute with the number of repeats meanwhile. An agent
+//! can make up new kinds without end, so the records of one minute are bounded, and the next record says how
+//! many refusals went unrecorded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How soon the same refusal is on record again.
+/// Minimal time between two records of the same refusal.
 pub const REPEAT: Duration = Duration::from_secs(60);
-/// Records of one sort in one minute.
+/// Maximal number of records of one sort in one minute.
 pub const MAX_RECORDS_PER_MINUTE: usize = 120;
-/// Refusals of one sort remembered, so that their repeats are folded.
+/// Maximal number of refusals of one sort that are remembered, so that their repeats are folded.
 pub const MAX_REMEMBERED: usize = 512;
 
 /// See the module.
@@ -37,13 +37,14 @@ struct Seen {
 }
 
 impl Repeats {
-    /// None yet.
+    /// Starts with nothing remembered.
     pub(crate) fn new() -> Self {
         let state = State { seen: HashMap::new(), minute: Instant::now(), recorded: 0, unrecorded: 0 };
         Self(Mutex::new(state))
     }
 
-    /// What the record of this one adds about others, if it is to be recorded: nothing, mostly.
+    /// Returns `None` if this refusal is not to be recorded, else what its record adds about unrecorded ones:
+    /// mostly nothing.
     pub(crate) fn due(&self, what: &str) -> Option<String> {
         let now = Instant::now();
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The road, walked once for each request: the one authorise for all of them.
+//! The road, walked once for each request: the one place that authorises.
 //!
 //! CONNECT, captured connections, absolute form, requests inside a tunnel and requests for the gateway differ
 //! only in how their [`Intent`] is made. Read top to bottom; each line's type can only be made by the line
@@ -24,7 +24,7 @@ use crate::tracker::Turn;
 use crate::verdict::{Granted, Permitted};
 use crate::{credentials, forward, grpc, local, outcome, protocol, tunnel};
 
-/// An answer, and what its connection or stream becomes with it.
+/// An answer, and what its connection or stream becomes after it.
 pub(crate) type Answer = (Response<Body>, Option<Next>);
 
 /// Answers one request, whatever it is.
@@ -53,11 +53,12 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
             response
         }
     };
-    // HTTP/1's library knows by itself.
+    // For HTTP/1, hyper does so by itself.
     if version == Version::HTTP_2 { without_body(&method, response) } else { response }
 }
 
-/// With HTTP/1 the whole connection becomes something else, with HTTP/2 the request's own stream (`stream`).
+/// Hands over to what follows the answer: with HTTP/1 the whole connection becomes something else, with
+/// HTTP/2 only the request's own stream (`stream`).
 fn go_on(
     conn: &Arc<Conn>,
     (mut response, next): Answer,
@@ -71,7 +72,7 @@ fn go_on(
         (None, _) => {}
         (Some(next), None) => conn.set_next(next),
         (Some(next), Some(stream)) => {
-            // As much as a connection of its own.
+            // Such a stream counts as a connection of its own.
             let mut place = conn.deps.tracker.admit().ok_or_else(|| {
                 Refusal::Unavailable("this sandbox has as many connections open as it may".to_owned())
             })?;
@@ -82,8 +83,8 @@ fn go_on(
     Ok(response)
 }
 
-/// Whether an idle connection would keep too much memory: the library's buffer stays as large as the longest
-/// head was.
+/// Whether the connection would keep too much memory when idle, while many are open: hyper's buffer stays as
+/// large as the longest head was.
 fn pins_memory<B>(conn: &Conn, request: &Request<B>) -> bool {
     let fields = || request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
@@ -129,7 +130,7 @@ async fn walk(
     }
 }
 
-/// Who asks, and whether they may go where the intent leads.
+/// Identifies the caller, and judges whether it may reach the intent's destination.
 pub(crate) async fn authorise(
     deps: &Deps,
     claim: &Arc<Claim>,

@@ -1,7 +1,7 @@
-//! What all bodies (or long heads) together may hold while they are read to be judged or rewritten, and one's
-//! part of it.
+//! How much memory all bodies (or long heads) together may hold while they are read to be judged or
+//! rewritten, and the part of one of them.
 //!
-//! A part is paid for as its bytes come, never for what a head promises: who promises much and sends nothing
+//! A part grows as bytes come, never by what a head announces: a client that announces much and sends nothing
 //! keeps nobody out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use policy::{Party, Share, Shares, Spent};
 
 use crate::answer::Refusal;
 
-/// One body's or head's part; given back when dropped.
+/// The part of one body or head; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Room {
     part: Option<Share>,
@@ -27,37 +27,37 @@ pub(crate) enum What {
 }
 
 impl Room {
-    /// A part of nothing yet.
+    /// Makes a part of no bytes yet.
     pub(crate) fn new(all: &Shares, party: Party, of: What) -> Self {
-        // Nothing can always be had.
+        // Taking nothing always succeeds.
         Self { part: all.take(party, 0).ok(), of }
     }
 
-    /// Pays for a body that has so many bytes now.
+    /// Makes the part cover a body or head that has `bytes` bytes by now.
     ///
     /// # Errors
-    /// There is no room for them, or not for this party; what was paid for before stays.
+    /// There is no room for them, or not for this party; what was taken before stays.
     pub(crate) fn pay_for(&mut self, bytes: usize) -> Result<(), Refusal> {
         let of = self.of;
         let Some(share) = &mut self.part else { return Err(full(of, Spent::All)) };
         share.take(bytes.saturating_sub(share.held())).map_err(|spent| full(of, spent))
     }
 
-    /// Whose it turned out to be, what was paid for and what will be.
+    /// Charges the part to `party`, both what was taken and what will be.
     ///
     /// # Errors
-    /// That party has its share already; what was paid for stays as it was.
+    /// The party has its share already; the part stays as it was.
     pub(crate) fn belongs_to(&mut self, party: Party) -> Result<(), Refusal> {
         let of = self.of;
         self.part.as_mut().map_or(Ok(()), |share| share.belongs_to(party).map_err(|spent| full(of, spent)))
     }
 
-    /// Whether anything was paid for.
+    /// Whether the part covers any bytes.
     pub(crate) fn is_paid(&self) -> bool {
         self.part.as_ref().is_some_and(|share| share.held() > 0)
     }
 
-    /// Gives back what was paid for.
+    /// Gives back all bytes of the part.
     pub(crate) fn give_back(&mut self) {
         if let Some(share) = &mut self.part {
             share.give_back();
@@ -65,8 +65,8 @@ impl Room {
     }
 }
 
-/// The room of a connection's long heads: its reader pays from it, and whoever learns whose the connection is
-/// says so.
+/// The room of a connection's long heads, shared by the reader, which takes from it, and the task that learns
+/// which agent the connection belongs to.
 #[derive(Debug, Clone)]
 pub(crate) struct Heads(Arc<Mutex<Room>>);
 

@@ -32,7 +32,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Room for what a client begins with: most heads come in one read.
 const USUAL_HEAD_BYTES: usize = 4096;
 
-/// Whether these first bytes of a client can only become HTTP/2's preface: no method of HTTP/1 is called so.
+/// Whether a client's first bytes can only become HTTP/2's preface: no HTTP/1 method is called `PRI`.
 pub(crate) fn begins_http2(seen: &[u8]) -> bool {
     const METHOD: &[u8] = b"PRI ";
     seen.len() >= METHOD.len() && (PREFACE.starts_with(seen) || seen.starts_with(PREFACE))
@@ -59,7 +59,8 @@ where
         seen.reserve(USUAL_HEAD_BYTES);
         match timeout(patience, stream.read_buf(&mut seen)).await {
             Ok(Ok(1..)) => {}
-            // It ended, before or after it began: the reader of HTTP/1.1 knows what to say.
+            // The client ended its stream, with or without a first byte: the reader of HTTP/1.1 knows what to
+            // answer.
             Ok(_) => return http1(conn, stream, seen).await,
             Err(_) if seen.is_empty() => return None,
             Err(_) => {

@@ -1,5 +1,5 @@
-//! How much a connection may buffer, by how many there are: the first few get what a fast line can fill, a
-//! crowd gets what moves at all.
+//! How much a connection may buffer, by how many are open: a few get as much as a fast link can fill, a crowd
+//! gets just enough to move at all.
 //!
 //! A peer that doesn't read pins what its connection may buffer. That bound times the number of connections
 //! is what one agent can make this process hold, so the one shrinks where the other grows. Decides once, when
@@ -11,14 +11,14 @@ use crate::limits::{
     SPACIOUS_CONNECTIONS,
 };
 
-/// HTTP/2's own window of a stream, and of a connection, before anybody says otherwise (RFC 9113 section
-/// 6.9.2): a connection has no less.
+/// HTTP/2's initial window of a stream and of a connection (RFC 9113 section 6.9.2). A connection's can't be
+/// smaller.
 const WINDOW_AT_FIRST: u32 = 65_535;
 
 /// What one connection may buffer, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sizes {
-    /// HTTP/1: of the buffer that heads and bodies are read to, and of the one that is written from.
+    /// HTTP/1: size of the buffer that heads and bodies are read into, and of the one that is written from.
     pub(crate) buffer: usize,
     /// HTTP/2: what the peer may send on one stream before it is read.
     pub(crate) stream_window: u32,
@@ -29,7 +29,7 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// Of a connection of an agent's, of whose there are so many.
+    /// Returns the sizes for an agent's connection, when agents have `connections` of them open.
     pub(crate) const fn of_agents(connections: usize) -> Self {
         if connections <= SPACIOUS_CONNECTIONS {
             return Self {
@@ -39,11 +39,11 @@ impl Sizes {
                 send: H2_AGENT_SEND_BYTES,
             };
         }
-        // A head passes in one piece.
+        // A head passes in one piece, so it must fit.
         Self { buffer: MAX_HEAD_BYTES + CROWDED_BUFFER_BYTES, ..Self::crowded() }
     }
 
-    /// Of a connection to a server, of which there are so many.
+    /// Returns the sizes for a connection to a server, when `connections` of them are open.
     pub(crate) const fn of_servers(connections: usize) -> Self {
         if connections <= SPACIOUS_CONNECTIONS {
             return Self {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::limits::{MAX_CONNECTIONS, MAX_EXCHANGES};
 
-    /// What all connections together can be made to hold, were each that may be open at its worst.
+    /// The most that all connections together can be made to hold.
     #[test]
     fn all_together_stay_bounded() {
         const MIB: usize = 1 << 20;

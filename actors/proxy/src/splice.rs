@@ -1,8 +1,9 @@
-//! Bytes from one socket to another that never enter this process: splice(2) through a pipe.
+//! Moves bytes from one socket to another without taking them into this process: splice(2) through a pipe.
 //!
-//! Little is copied, by way of the stack; as soon as a read is full the rest goes by pipe. A pipe is taken
-//! when bytes are there and given back when they are gone, so that an idle tunnel holds none. Must never give
-//! back a pipe in which bytes of a connection are left: it is closed, and with it they are gone.
+//! Small amounts are copied through a buffer on the stack; once a read fills that buffer, the rest goes by
+//! pipe. A pipe is taken when bytes are there and given back when they are gone, so that an idle tunnel holds
+//! none. Must never give back a pipe in which bytes of a connection are left: it is closed, which discards
+//! them.
 
 use std::cell::RefCell;
 use std::io;
@@ -20,11 +21,11 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use crate::limits::{MAX_IDLE_PIPES, RELAY_BUFFER_BYTES};
 use crate::relay::{Broken, End, Meter, Side, Stop, both};
 
-/// What one splice(2) may move: more than a pipe takes, so the pipe is the bound.
+/// Maximal number of bytes for one splice(2): more than a pipe holds, so the pipe is the bound.
 const AT_ONCE: usize = 1 << 20;
 
 thread_local! {
-    /// Empty pipes that nobody uses.
+    /// Empty pipes that are not in use.
     static IDLE: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -52,7 +53,7 @@ impl Pipe {
         Ok(Self { ends: Some(ends), held: 0 })
     }
 
-    /// From the socket into the empty pipe; 0 at the socket's end.
+    /// Moves bytes from the socket into the empty pipe. Returns 0 at the socket's end.
     fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
         let Some(ends) = &self.ends else { return Ok(0) };
         let moved = splice(from.as_fd(), None, ends.write.as_fd(), None, AT_ONCE, flags())?;
@@ -60,7 +61,7 @@ impl Pipe {
         Ok(moved)
     }
 
-    /// From the pipe into the socket, until the pipe is empty.
+    /// Moves bytes from the pipe into the socket, until the pipe is empty.
     async fn drain(&mut self, to: &TcpStream) -> io::Result<()> {
         while self.held > 0 {
             let Some(ends) = &self.ends else { return Ok(()) };
@@ -97,7 +98,7 @@ fn flags() -> SpliceFFlags {
 
 impl Side for TcpStream {
     fn cut(&self) {
-        // A socket that is gone already needs none.
+        // A socket that is gone already needs no reset.
         let _gone = self.set_zero_linger();
     }
 
@@ -115,7 +116,7 @@ impl Side for TcpStream {
     }
 }
 
-/// Passes one direction on until its end, and that too; counts what went.
+/// Passes one direction on until its end, and the end too. Counts the bytes.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -137,13 +138,13 @@ async fn pump(
     }
 }
 
-/// What a read gave, and what of it the other side didn't take at once.
+/// How many bytes a read gave, and those of them that the other side didn't take at once.
 struct Passed {
     read: usize,
     rest: Vec<u8>,
 }
 
-/// Copies what is there, as far as it fits the stack.
+/// Copies what is there, as far as it fits a buffer on the stack.
 fn pass(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, cx: &mut Context<'_>) -> Poll<Result<Passed, Broken>> {
     let mut chunk = [MaybeUninit::uninit(); RELAY_BUFFER_BYTES];
     let mut buffer = ReadBuf::uninit(&mut chunk);
@@ -161,9 +162,9 @@ fn pass(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, cx: &mut Context<'_>) -> Po
     Poll::Ready(Ok(Passed { read: read.len(), rest }))
 }
 
-/// Pours by pipe until the source is empty for now, or for good, which is then found by the next read.
+/// Moves bytes by pipe until the source is empty for now or has ended, which the next read finds out.
 async fn pour(from: &TcpStream, to: &TcpStream, moved: &AtomicU64) -> Result<(), Broken> {
-    // Out of descriptors, or of what a user may have in pipes: the copy goes on.
+    // Out of descriptors, or at the user's limit of pipe memory: go on by copying.
     let Ok(mut pipe) = Pipe::take() else { return Ok(()) };
     loop {
         match from.try_io(Interest::READABLE, || pipe.fill(from)) {

@@ -1,5 +1,5 @@
-//! A refusal told in SSH's words: a disconnect before any key is exchanged (RFC 4253 section 11.1), which
-//! clients show.
+//! Tells a refusal in SSH: a disconnect before any key is exchanged (RFC 4253 section 11.1), which clients
+//! show.
 //!
 //! Nothing else of SSH is spoken here, and nothing but the client's first line is looked at.
 
@@ -7,13 +7,14 @@ use crate::answer::{Known, Refusal};
 
 /// What every client of version 2 begins with (RFC 4253 section 4.2).
 const HELLO: &[u8] = b"SSH-2.0-";
-/// Our own line: a client reads packets only behind one.
+/// Our own first line: a client reads packets only after one.
 const OURS: &[u8] = b"SSH-2.0-cofferdam\r\n";
 /// `SSH_MSG_DISCONNECT`.
 const DISCONNECT: u8 = 1;
 /// `SSH_DISCONNECT_HOST_NOT_ALLOWED_TO_CONNECT`.
 const NOT_ALLOWED: u32 = 1;
-/// Packets come in blocks of so many bytes, with at least [`MIN_PADDING`] behind what they say (section 6).
+/// Block size in bytes: a packet is a whole number of blocks, with at least [`MIN_PADDING`] bytes behind its
+/// payload (section 6).
 const BLOCK: usize = 8;
 const MIN_PADDING: usize = 4;
 
@@ -22,7 +23,7 @@ pub(crate) fn begins(seen: &[u8]) -> bool {
     seen.starts_with(HELLO)
 }
 
-/// Our line and the disconnect.
+/// Returns our line and the disconnect.
 pub(crate) fn last_words(refusal: &Refusal, known: &Known) -> Vec<u8> {
     let text = format!("cofferdam: {}: {} (request {})", refusal.code(), refusal.detail(), known.request_id);
     let mut payload = vec![DISCONNECT];
@@ -34,7 +35,7 @@ pub(crate) fn last_words(refusal: &Refusal, known: &Known) -> Vec<u8> {
     [OURS, &packet(&payload)].concat()
 }
 
-/// Length of what follows, length of the padding, payload, padding.
+/// Makes a packet: length of what follows, length of the padding, payload, padding.
 fn packet(payload: &[u8]) -> Vec<u8> {
     let unpadded = 4 + 1 + payload.len() + MIN_PADDING;
     let padding = MIN_PADDING + unpadded.next_multiple_of(BLOCK) - unpadded;
@@ -47,7 +48,7 @@ fn packet(payload: &[u8]) -> Vec<u8> {
 }
 
 fn length(bytes: usize) -> [u8; 4] {
-    // Our own words: far shorter than four bytes can say.
+    // Our own text is far shorter than four bytes can count.
     u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes()
 }
 

@@ -1,13 +1,13 @@
-//! Bodies on streams of HTTP/2 that their receiver doesn't take.
+//! Finds bodies on HTTP/2 streams that their receiver doesn't read.
 //!
-//! The library sends of a body what the receiver has granted room for (RFC 9113 section 5.2), so no body can
-//! time itself: of one whose receiver grants nothing, what the library was given lies there as long as its
-//! connection lives. Therefore each connection looks at its bodies from outside. What the library is given
-//! counts its own bytes as they go: any that went is a receiver that moves, however little it takes at a
-//! time, and what is left of a body whose sender is done is seen as well. It is given no more at a time than
-//! one frame holds, so that a body lasts, with all that it keeps, until its last frame. HTTP/1 has one body
-//! at a time, and times its writes ([`crate::strict::io`]). Must never count the time that a body takes to
-//! have its next frame: that is its sender's, and timed there.
+//! hyper sends as much of a body as the receiver's flow-control window allows (RFC 9113 section 5.2), so no
+//! body can time itself: if the receiver allows nothing, hyper keeps what it was given for as long as the
+//! connection lives. Therefore each connection watches its bodies from outside. The pieces given to hyper
+//! count their own bytes as they are sent: any byte sent shows that the receiver moves, however little it
+//! takes at a time, and the rest of a body whose sender is done is watched as well. A piece is no larger than
+//! one frame, so that a body lasts, with all that it keeps, until its last frame. HTTP/1 has one body at a
+//! time, and times its writes ([`crate::strict::io`]). Must never count the time that a body waits for its
+//! sender's next frame: that is timed there.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::limits::WRITE_STALL;
 
-/// The bodies that are sent on one connection. Clones are the same.
+/// The bodies that are being sent on one connection. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Watch(Arc<Mutex<Table>>);
 
@@ -30,27 +30,27 @@ struct Table {
     next: u64,
 }
 
-/// What the looks at a body showed.
+/// What the regular looks at a body have shown.
 struct Seen {
     counts: Arc<Counts>,
     before: u64,
-    /// Looks in a row that found the receiver where it was.
+    /// Number of looks in a row that found no progress.
     still: u32,
 }
 
-/// What a body and its pieces say of themselves.
+/// Counters that a body and its pieces keep up to date.
 #[derive(Default)]
 struct Counts {
-    /// Moves: pieces that were given, and writes that took of one.
+    /// Moves so far: pieces given to hyper, and writes that took bytes of one.
     moves: AtomicU64,
-    /// Bytes that were given and haven't gone.
+    /// Bytes given to hyper and not sent yet.
     given: AtomicU64,
     /// The body is asked for a frame, and has none yet.
     asked: AtomicBool,
 }
 
 impl Counts {
-    /// Whether nothing is to be sent.
+    /// Whether the body waits for its sender: nothing that was given is left to send.
     fn is_senders_turn(&self) -> bool {
         self.asked.load(Ordering::Relaxed) && self.given.load(Ordering::Relaxed) == 0
     }
@@ -61,15 +61,15 @@ impl Counts {
     }
 }
 
-/// Bytes that the library is given at a time: what it sends in one frame (RFC 9113 section 4.2), so that
-/// nothing is sent in smaller ones.
+/// Bytes given to hyper at a time: as many as it sends in one frame (RFC 9113 section 4.2), so that frames
+/// don't get smaller.
 const PIECE: usize = 16 * 1024;
 
-/// Looks within [`WRITE_STALL`].
+/// Number of looks within [`WRITE_STALL`].
 const LOOKS: u32 = 8;
 
 impl Watch {
-    /// The same body, watched until it and all its pieces are dropped; not at all if there is nothing in it.
+    /// Wraps a body to be watched until it and all its pieces are dropped. An empty body isn't watched.
     pub(crate) fn over<B: Body>(&self, inner: B) -> Watched<B> {
         let row = (!inner.is_end_stream()).then(|| Arc::new(self.enter()));
         Watched { inner, rest: Bytes::new(), row }
@@ -170,13 +170,13 @@ impl Drop for Piece {
 /// See [`Watch::over`].
 pub(crate) struct Watched<B> {
     inner: B,
-    /// What it gave and the library has not yet been given.
+    /// Bytes that the body gave and hyper has not been given yet.
     rest: Bytes,
     row: Option<Arc<Row>>,
 }
 
 impl<B> Watched<B> {
-    /// The body itself, of which nothing was asked for.
+    /// Returns the body itself, if nothing of it was asked for yet.
     pub(crate) fn unasked(self) -> B {
         self.inner
     }
@@ -192,7 +192,7 @@ impl<B: Body<Data = Bytes> + Unpin> Watched<B> {
             };
             match frame.into_data() {
                 Ok(data) => self.rest = data,
-                // Of which there are trailers alone.
+                // The only other kind of frame is trailers.
                 Err(other) => {
                     return Poll::Ready(
                         other.into_trailers().ok().map(|trailers| Ok(Frame::trailers(trailers))),
@@ -298,8 +298,8 @@ mod tests {
         assert!(watch.lock().bodies.is_empty());
     }
 
-    /// The library asks for the next piece before the one before has gone: that the sender has none yet
-    /// excuses nobody.
+    /// hyper asks for the next piece before the previous one was sent: that the sender has none yet doesn't
+    /// excuse the receiver.
     #[tokio::test(start_paused = true)]
     async fn a_silent_sender_is_no_excuse_for_what_is_not_taken() {
         let watch = Watch::default();

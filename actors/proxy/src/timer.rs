@@ -1,7 +1,7 @@
-//! A deadline on poll functions that costs a clock read while it is only pushed out.
+//! A deadline for poll functions. Pushing it out costs one clock read.
 //!
-//! The timer of the runtime is touched when something has to wait, and re-armed when it fires too early; it
-//! is never cancelled and made anew for each read.
+//! The runtime's timer is touched only when something has to wait, and re-armed when it fires too early. It
+//! isn't cancelled and made anew for each read.
 
 use std::future::Future;
 use std::pin::Pin;

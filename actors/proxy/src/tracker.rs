@@ -34,14 +34,15 @@ struct Inner {
     policy: policy::Store,
     resolver: Resolver,
     places: Shares,
-    /// Connections to upstreams: as many as there are places, since each of those has descriptors for one.
+    /// Connections to upstreams: as many as there are places, since descriptors are provided for one with
+    /// each place.
     ways: Shares,
     /// Connections that HTTP is served on.
     seats: Shares,
     /// Requests in flight.
     turns: Shares,
-    /// Bytes of all long heads that are being read. Apart from the bodies: a new connection's head is
-    /// nobody's at first.
+    /// Bytes of all long heads that are being read. Apart from the bodies, since the agent of a new
+    /// connection's head is not known at first.
     heads: Shares,
     /// Bytes of all judged bodies together.
     rooms: Shares,
@@ -65,7 +66,7 @@ struct Entry {
 pub struct Place(Share);
 
 impl Place {
-    /// Whose it turned out to be.
+    /// Charges the place to `party`, once the connection's agent is known.
     ///
     /// # Errors
     /// The party has as many connections open as one may have. The place stays taken until it is dropped.
@@ -87,7 +88,7 @@ pub struct Way {
 }
 
 impl Way {
-    /// What a connection on it may buffer.
+    /// How much the connection may buffer.
     pub(crate) fn sizes(&self) -> Sizes {
         self.sizes
     }
@@ -98,7 +99,7 @@ impl Way {
 pub(crate) struct Seat(Share);
 
 impl Seat {
-    /// Whose it turned out to be.
+    /// Charges the seat to `party`, once the connection's agent is known.
     ///
     /// # Errors
     /// HTTP is spoken on as many connections of the party as one may have. The seat stays taken until it is
@@ -112,7 +113,7 @@ fn no_seat(spent: Spent) -> Refusal {
     Refusal::Unavailable(format!("{} already has as many HTTP connections open as it may", whose(spent)))
 }
 
-/// Who has no more of something.
+/// Names the one whose limit is reached.
 fn whose(spent: Spent) -> &'static str {
     if spent == Spent::Share { "this agent" } else { "this sandbox" }
 }
@@ -121,12 +122,12 @@ fn whose(spent: Spent) -> &'static str {
 #[derive(Debug)]
 pub(crate) struct Turn(Share);
 
-/// The same, of a party; given back when the last clone is dropped.
+/// The same, charged to a party; given back when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct InTurn(#[expect(dead_code, reason = "held for its drop")] Arc<Share>);
 
 impl Turn {
-    /// Whose it turned out to be.
+    /// Charges the request to `party`, once its caller is judged.
     ///
     /// # Errors
     /// As many requests of the party are in flight as one may have.
@@ -182,7 +183,7 @@ impl Tracker {
         self.0.places.take(Party::UNKNOWN, 1).ok().map(Place)
     }
 
-    /// Leave to dial an upstream for `party`.
+    /// Takes leave to dial an upstream, charged to `party`.
     ///
     /// # Errors
     /// There are as many connections to upstreams as there may be, or as this party may have.
@@ -194,7 +195,7 @@ impl Tracker {
         Ok(Way { _share: share, sizes: Sizes::of_servers(self.0.ways.taken()) })
     }
 
-    /// Leave to serve HTTP on one more connection, of `party` if that is known.
+    /// Takes leave to serve HTTP on one more connection, charged to `party` if that is known.
     ///
     /// # Errors
     /// There are as many as there may be, or as this party may have.
@@ -202,7 +203,7 @@ impl Tracker {
         self.0.seats.take(party, 1).map(Seat).map_err(no_seat)
     }
 
-    /// Leave for one more request, of `party` if that is known.
+    /// Takes leave for one more request, charged to `party` if that is known.
     ///
     /// # Errors
     /// There are as many in flight as there may be, or as this party may have.
@@ -210,12 +211,12 @@ impl Tracker {
         self.0.turns.take(party, 1).map(Turn).map_err(no_turn)
     }
 
-    /// A head's room in what all long ones may hold, of the share of `party`.
+    /// Returns room for a connection's long heads, out of what all may hold, charged to `party`.
     pub(crate) fn head_room(&self, party: Party) -> Room {
         Room::new(&self.0.heads, party, What::Heads)
     }
 
-    /// A body's room in what all may hold, of the share of `party`.
+    /// Returns room for a body, out of what all may hold, charged to `party`.
     pub(crate) fn room(&self, party: Party) -> Room {
         Room::new(&self.0.rooms, party, What::Bodies)
     }
@@ -230,7 +231,7 @@ impl Tracker {
         self.0.places.taken()
     }
 
-    /// What an agent's connection may buffer now.
+    /// How much an agent's new connection may buffer.
     pub(crate) fn sizes_of_agents(&self) -> Sizes {
         Sizes::of_agents(self.connections())
     }
@@ -240,7 +241,7 @@ impl Tracker {
         self.connections() > SPACIOUS_CONNECTIONS
     }
 
-    /// Tunnels and exchanges that rest on a decision now.
+    /// Number of tunnels and exchanges that rest on a decision now.
     pub fn live(&self) -> usize {
         self.0.lock().len()
     }
@@ -311,7 +312,8 @@ impl Inner {
             let unnamed =
                 |now: &Result<_, _>| now.is_err() || compiled.grants_by_approval_alone(destination, caller);
             let grant = match compiled.connect(destination, caller) {
-                // As before: it rests on the operator's word, or each request in it does.
+                // No entry names it, as before: it rests on the operator's approval, or each request in it
+                // does.
                 now if entry.granted.unlisted().is_some() && unnamed(&now) => return Some(before.clone()),
                 now => now.ok()?,
             };
@@ -363,12 +365,12 @@ impl Live {
         }
     }
 
-    /// Whether the decision fell.
+    /// Whether the decision was revoked.
     pub fn is_revoked(&self) -> bool {
         self.revoked.is_cancelled()
     }
 
-    /// Resolves when the decision falls.
+    /// Resolves when the decision is revoked.
     pub fn revoked(&self) -> WaitForCancellationFutureOwned {
         self.revoked.clone().cancelled_owned()
     }

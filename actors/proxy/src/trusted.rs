@@ -1,7 +1,7 @@
 //! Connections to places that the operator named in the configuration: inference providers.
 //!
 //! Same resolver and same TLS as the agent's traffic, but no SSRF guard: a provider on the host's loopback is
-//! what self-hosted means. The way leads through the upstream proxy, where there is one. Must never be
+//! what self-hosted means. Providers are reached through the upstream proxy, if there is one. Must never be
 //! reachable with a name that an agent chose.
 
 use std::io;
@@ -55,12 +55,12 @@ pub struct Opened {
 #[error("{host}: {why}")]
 pub struct TlsFault {
     host: Host,
-    /// In words that name the mend.
+    /// The cause, in words that say how to fix it.
     why: String,
 }
 
 impl Trusted {
-    /// Dials with this resolver and this TLS, on these ways.
+    /// Makes a dialler with this resolver, TLS configuration and routes.
     pub fn new(lookup: Arc<dyn Lookup>, upstream: Upstream, routes: Routes) -> Self {
         Self { lookup, upstream, routes }
     }
@@ -93,14 +93,15 @@ impl Trusted {
         Ok(Opened { io: Box::new(stream), http2 })
     }
 
-    /// A name that leads to exempt addresses, or to this machine, goes straight as those do.
+    /// Returns the route to `host`. A name that resolves to loopback, or to addresses exempt from the
+    /// upstream proxy, is dialled directly, as those addresses are.
     async fn route(&self, host: &Host) -> Route {
         match self.routes.to(host) {
             route @ Route::Through(_) if route.resolves_here() => {
                 match addresses(&*self.lookup, host).await {
                     Ok(all) if !all.is_empty() && all.iter().all(IpAddr::is_loopback) => Route::Straight,
                     Ok(all) => route.given(all),
-                    // The proxy may know it.
+                    // The proxy may know the name.
                     Err(_) => route,
                 }
             }
@@ -109,7 +110,7 @@ impl Trusted {
     }
 }
 
-/// A connection to a host that the operator named.
+/// Connects to a host that the operator named.
 pub(crate) async fn tcp(lookup: &dyn Lookup, host: &Host, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
     for address in addresses(lookup, host).await?.into_iter().take(MAX_ATTEMPTS) {

@@ -59,7 +59,8 @@ pub(crate) async fn open(
     Ok((Response::new(empty()), Some(next)))
 }
 
-/// What a granted tunnel becomes: resolved and judged, on record, and dialled where bytes are relayed.
+/// Returns what a granted tunnel becomes: resolves and judges its destination, records the decision, and
+/// dials if bytes are relayed.
 pub(crate) async fn prepare(
     deps: &Deps,
     granted: Granted,
@@ -72,7 +73,7 @@ pub(crate) async fn prepare(
             outcome::tunnel_opened(journal, known, &granted, started.elapsed())?;
             Next::Inspect { granted, addresses: None }
         }
-        // Nobody has said yet that its name may be looked up.
+        // No entry or approval allows its name to be looked up yet.
         Some(_) if granted.unlisted().is_some() => {
             outcome::tunnel_opened(journal, known, &granted, started.elapsed())?;
             Next::Inspect { granted, addresses: None }
@@ -105,8 +106,8 @@ pub(crate) fn on_stream(
         let (stream, back) = Lent::of(TokioIo::new(stream));
         run(&conn, next, Remains { stream, surplus: BytesMut::new() }).await;
         let Ok(mut stream) = back.await else { return };
-        // A client that takes nothing has its connection ended: the library would hold what it was given for
-        // as long as that lasts.
+        // If the client reads nothing, its connection is ended: hyper would hold what it was given for as
+        // long as the connection lasts.
         if timeout(WRITE_STALL, stream.shutdown()).await.is_err() {
             conn.end();
         }
@@ -129,7 +130,7 @@ pub(crate) async fn run<T: Side>(conn: &Arc<Conn>, next: Next, remains: Remains<
     }
 }
 
-/// Passes WebSocket messages until a side is done or the decision falls.
+/// Passes WebSocket messages until a side is done or the decision is revoked.
 async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, remains: Remains<T>) {
     let Next::WebSocket { upgrade, sender: _sender, live, ledger, known, judge, guard } = next else {
         return;
@@ -152,9 +153,9 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     ended(conn, known, relayed, fault, started);
 }
 
-/// Resolves when bytes may pass no longer: their decision fell; or another program holds the agent's end,
-/// which is put on record; or nobody is there any more to whom they could. While nobody can tell for long
-/// which program holds it, nothing passes; that is on record, too.
+/// Resolves when bytes may no longer pass: their decision was revoked; or another program holds the agent's
+/// end, which is recorded; or the client is gone. While the holder can't be found out for long, bytes are
+/// held back, which is recorded too.
 async fn stop(conn: &Conn, known: &Known, live: &Live, meter: &Meter) -> Stop {
     let refused = |denial| {
         outcome::refused(&*conn.deps.journal, known, Refusal::Denied(denial), Duration::ZERO);
@@ -218,7 +219,7 @@ async fn relayed<T: Side>(
     let meter = Meter::default();
     let mut ends = Ends { agent: stream, upstream, meter: &meter };
     let end = {
-        // From the beginning: a server may speak first, and for long, to whoever listens.
+        // Watched from the beginning: a server may speak first, and for long, to an agent that only listens.
         let mut stop = pin!(stop(conn, &known, &live, &meter));
         let begun = tokio::select! {
             begun = meter.unless_held(begin(&mut ends, surplus, &ground.destination)) => begun,
@@ -235,7 +236,7 @@ async fn relayed<T: Side>(
         }
     };
     if end != End::Done {
-        // Nobody may take a stream that was cut off for one that is whole.
+        // A stream that was cut off must not look complete.
         ends.agent.cut();
         ends.upstream.cut();
     }
@@ -245,17 +246,17 @@ async fn relayed<T: Side>(
 
 /// Why a relayed tunnel was over before it began.
 enum Over {
-    /// A side went away, or it was ended by us.
+    /// A side went away, or the proxy ended the tunnel.
     Ended(End),
-    /// The agent has said all, which wasn't enough to be judged.
+    /// The agent ended its side before its bytes were enough to be judged.
     Hushed,
-    /// Its first bytes are not what they should be.
+    /// The first bytes are refused.
     Refused(Denial),
 }
 
-/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. A
-/// server may have a ClientHello said again, and goes by the second: that is judged, too. Whatever goes on is
-/// counted as it goes, however this ends. Who waits holds no buffer.
+/// Waits for the agent's first bytes and judges them; meanwhile, what a server sends first is passed on. A
+/// server may ask for a second ClientHello and go by that one: it is judged, too. All bytes passed on are
+/// counted, however this ends. No buffer is held while waiting.
 async fn begin<T: Side>(
     ends: &mut Ends<'_, T>,
     mut seen: BytesMut,
@@ -281,14 +282,14 @@ struct Ends<'a, T> {
     meter: &'a Meter,
 }
 
-/// Bytes from one of them; never none.
+/// Bytes from one of the sides; never empty.
 enum Said {
     Agent(Vec<u8>),
     Server(Vec<u8>),
 }
 
 impl<T: Side> Ends<'_, T> {
-    /// Whoever speaks next. That one goes away is the end.
+    /// Returns the next bytes of either side. The end of a side is an error.
     async fn hear(&mut self) -> Result<Said, Over> {
         tokio::select! {
             asked = some(&mut self.agent) => asked?.map(Said::Agent).ok_or(Over::Hushed),
@@ -296,7 +297,7 @@ impl<T: Side> Ends<'_, T> {
         }
     }
 
-    /// What the agent says next. What its server does meanwhile is passed on.
+    /// Appends the agent's next bytes to `seen`. What the server sends meanwhile is passed on.
     async fn hear_agent(&mut self, seen: &mut BytesMut) -> Result<(), Over> {
         loop {
             match self.hear().await? {
@@ -322,8 +323,8 @@ impl<T: Side> Ends<'_, T> {
         Ok(())
     }
 
-    /// The agent's first bytes, once they tell what this is. Who says nothing, and that at once, listens: to
-    /// a server that speaks first.
+    /// Reads the agent's first bytes until they tell the protocol. An agent that ends its side without a byte
+    /// only listens, to a server that speaks first.
     async fn first(&mut self, seen: &mut BytesMut) -> Result<First, Over> {
         loop {
             match first_bytes(seen) {
@@ -359,7 +360,7 @@ impl<T: Side> Ends<'_, T> {
         }
     }
 
-    /// The hello that the server asked for. What it passes over before that goes on.
+    /// Reads the hello that the server asked for. Records before it, which the server skips, are passed on.
     async fn another_hello(&mut self, seen: &mut BytesMut) -> Result<First, Over> {
         loop {
             match tls::next(seen) {
@@ -379,7 +380,7 @@ fn gone(_: std::io::Error) -> Over {
     Over::Ended(End::Broken)
 }
 
-/// What a side says next; nothing once it has ended.
+/// Returns the next bytes of a side; `None` once it has ended.
 async fn some(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>, Over> {
     let bytes = poll_fn(|cx| take(from, cx)).await.map_err(gone)?;
     Ok((!bytes.is_empty()).then_some(bytes))
@@ -402,7 +403,8 @@ pub(crate) async fn inspected<T>(
     let spoken = Spoken { ground, addresses, live };
     tokio::select! {
         () = speak(deps, claim, stream, surplus, spoken) => {}
-        // It ends by itself, telling whoever listens; unless that takes too long.
+        // After a revocation the connection ends by itself, in order, so that the client is told. It is cut
+        // off only if that takes too long.
         () = async { told.await; sleep(REVOKED_GRACE).await } => {}
     }
 }
@@ -455,8 +457,8 @@ where
     }
 }
 
-/// Requests by whichever HTTP the client begins with; only it knows which one its server speaks where there
-/// is no ALPN.
+/// Serves requests by the HTTP version that the client begins with: without ALPN, only the client knows which
+/// one its server speaks.
 async fn requests<T>(conn: &Arc<Conn>, stream: T, seen: BytesMut)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -467,7 +469,7 @@ where
     }
 }
 
-/// Waits for first bytes that tell what this is.
+/// Reads first bytes until they tell the protocol. `None` if the stream ends first or takes too long.
 pub(crate) async fn look(stream: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut) -> Option<First> {
     let mut patience = KEEP_ALIVE_IDLE;
     loop {
@@ -533,7 +535,7 @@ fn judge_first(first: &First, destination: &Destination, relayed: bool) -> Resul
         First::BadTls(bad) => bad.to_string(),
         First::Http if destination.port == TLS_PORT => format!("plain HTTP in a tunnel to {destination}"),
         First::Opaque if destination.port == TLS_PORT && !relayed => return Err(not_http()),
-        // Where requests are judged the strict reader is next: what is no HTTP ends there.
+        // Where requests are judged, the strict reader comes next: what is not HTTP ends there.
         First::Http | First::Opaque | First::More => return Ok(()),
     };
     Err(Denial { layer: Layer::L4, detail, policy: None, hint: None })

@@ -35,7 +35,7 @@ mod leash;
 pub(crate) use driver::Driver;
 use leash::Leashed;
 
-/// TLS towards upstreams: one verifier, two offers. Clones share them.
+/// TLS towards upstreams: one verifier, two ALPN offers. Clones share them.
 #[derive(Clone)]
 pub struct Upstream(Arc<Shared>);
 
@@ -45,14 +45,14 @@ struct Shared {
     certificates: ClientCertificates,
 }
 
-/// Two offers of one configuration; they share its sessions.
+/// One configuration with two ALPN offers, which share its sessions.
 struct Offers {
     any: TlsConnector,
     http1: TlsConnector,
 }
 
 struct Connectors {
-    /// For whom no certificate of ours is meant.
+    /// For destinations that no client certificate is configured for.
     anonymous: Offers,
     presenting: HashMap<Destination, Offers>,
 }
@@ -75,16 +75,16 @@ impl Connectors {
 pub enum Wire {
     /// HTTP/1.1 in the clear.
     Plain,
-    /// HTTP/2 in the clear, by prior knowledge (RFC 9113 section 3.3): the client's, who began with it.
+    /// HTTP/2 in the clear, by prior knowledge (RFC 9113 section 3.3): the client's, which began with HTTP/2.
     PlainHttp2,
     /// HTTP/2 or HTTP/1.1 inside TLS, as agreed.
     Tls,
-    /// HTTP/1.1 inside TLS: what a WebSocket is asked for by first, since nearly every server takes one so.
+    /// HTTP/1.1 inside TLS: tried first for a WebSocket, since nearly every server takes one this way.
     TlsHttp1,
 }
 
 impl Wire {
-    /// How a WebSocket is asked for where the first way isn't spoken.
+    /// What to try for a WebSocket if the server doesn't speak the first choice.
     pub(crate) const fn otherwise(self) -> Self {
         match self {
             Self::TlsHttp1 => Self::Tls,
@@ -99,13 +99,14 @@ impl Wire {
 pub(crate) enum Purpose {
     /// Requests.
     Requests,
-    /// A WebSocket, of which its server must know.
+    /// A WebSocket: the server must take those.
     WebSocket,
 }
 
 /// Why there is no connection.
 pub(crate) enum Unopened {
-    /// The server doesn't speak what alone was offered (RFC 7301 section 3.2).
+    /// The server doesn't speak the only protocol that was offered (RFC 7301 section 3.2), or takes no
+    /// WebSocket on it.
     NotSpoken(Refusal),
     /// Anything else.
     Failed(Refusal),
@@ -132,9 +133,9 @@ impl Upstream {
         Self::lazy(ClientCertificates::default(), move || Ok(Arc::clone(&config)))
     }
 
-    /// The configuration is made at the first handshake, on a thread that may block: a system's roots take
-    /// milliseconds to read, and many an agent never needs them. One that can't be made fails that handshake,
-    /// and is tried again at the next. `certificates` are ours, for those who demand one.
+    /// Loads the configuration at the first handshake, on a thread that may block: a system's roots take
+    /// milliseconds to read, and many agents never need them. If that fails, so does the handshake, and the
+    /// next one tries again. `certificates` are our client certificates, for servers that demand one.
     pub fn lazy(
         certificates: ClientCertificates,
         load: impl Fn() -> Result<Arc<ClientConfig>, UpstreamError> + Send + Sync + 'static,
@@ -234,11 +235,12 @@ struct Carried {
 pub(crate) struct Sender {
     speaks: Speaks,
     driver: Arc<Driver>,
-    /// As many as there are handles on its connection.
+    /// Its reference count is the number of handles on the connection.
     handles: Arc<()>,
     reached: Reached,
     fault: Fault,
-    /// Whether the server takes WebSockets on HTTP/2, once that is known; ends where it doesn't.
+    /// Turns true if the server takes WebSockets on HTTP/2, and closes if it doesn't. `None` if that is not
+    /// looked for.
     websockets: Option<watch::Receiver<bool>>,
 }
 
@@ -253,7 +255,7 @@ pub(crate) enum Unanswered {
     Unsent(Box<Request<Body>>),
     /// Its server says that it has not looked at it, so that it may be sent again (RFC 9113 section 8.7).
     Untouched,
-    /// What became of it isn't known.
+    /// What became of the request isn't known.
     Lost(hyper::Error),
 }
 
@@ -318,7 +320,7 @@ impl Sender {
         match (&self.speaks, &self.websockets) {
             (Speaks::Http1(_), _) => true,
             (Speaks::Http2(..), Some(told)) => told.clone().wait_for(|takes| *takes).await.is_ok(),
-            // Opened for something else, and not looked for.
+            // Opened for requests, so this was not looked for.
             (Speaks::Http2(..), None) => false,
         }
     }
@@ -350,19 +352,19 @@ impl Sender {
         }
     }
 
-    /// Whether its server has been silent for so long that the way to it may be dead, which nobody is told
-    /// of: it takes no further request, whatever is still under way on it.
+    /// Whether the server has been silent for so long that the path to it may be dead, which nothing would
+    /// report. Such a connection gets no further request, whatever is still under way on it.
     pub(crate) fn is_doubtful(&self) -> bool {
         self.driver.silent_for().is_some_and(|silent| silent >= UPSTREAM_IDLE)
     }
 
-    /// Handles on its connection beside this one: each is one request's, until its answer is over.
+    /// Number of other handles on the connection. Each belongs to one request until its answer is over.
     pub(crate) fn riders(&self) -> usize {
         Arc::strong_count(&self.handles).saturating_sub(1)
     }
 
-    /// Whether its server takes one more request beside those of the other handles, as far as it has said:
-    /// what is more waits for one of them.
+    /// Whether the server takes one more request beside those of the other handles, as far as it has said. A
+    /// request beyond that waits for one of them.
     pub(crate) fn has_room(&self) -> bool {
         self.riders() < self.driver.most()
     }

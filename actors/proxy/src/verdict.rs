@@ -1,4 +1,4 @@
-//! Step five of the road: the policy's word, from one generation.
+//! Step five of the road: the policy's decision, from one generation.
 //!
 //! [`Granted`] (this caller may reach this destination) and [`Permitted`] (and send this request) are made
 //! here and nowhere else. Both keep what the decision was made from, so that it can be made again when the
@@ -12,11 +12,10 @@ use crate::answer::Refusal;
 use crate::caller::Judged;
 use crate::intent::{Exchange, Intent, is_inference};
 
-/// The ports at which `inference.local` is there.
+/// The ports that `inference.local` serves.
 const INFERENCE_PORTS: [u16; 2] = [80, 443];
 
-/// The port of HTTP in TLS (RFC 9110 section 4.2.2): whoever does not begin with TLS there is at the wrong
-/// door.
+/// The port of HTTP in TLS (RFC 9110 section 4.2.2): plain HTTP is refused there.
 pub(crate) const TLS_PORT: u16 = 443;
 
 /// A destination that this caller may reach.
@@ -29,12 +28,12 @@ pub struct Granted {
     unlisted: Option<Unlisted>,
 }
 
-/// What no entry names, and goes on all the same.
+/// Why something goes on although no entry names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unlisted {
-    /// A tunnel, in which each request is asked for by itself. Nothing is resolved or dialled for it.
+    /// A tunnel in which the operator is asked about each request. Nothing is resolved or dialled for it.
     Tunnel,
-    /// One request, by the operator's word.
+    /// One request, which the operator approved.
     Once,
 }
 
@@ -61,7 +60,7 @@ impl Granted {
         Ok(Self { destination, caller, grant, generation, unlisted: None })
     }
 
-    /// What no entry names; [`crate::approval`] alone makes it.
+    /// Grants what no entry names; called by [`crate::approval`] alone.
     pub(crate) fn asked_for(
         destination: Destination,
         caller: &Judged,
@@ -73,24 +72,25 @@ impl Granted {
         Self { destination, caller, grant, generation, unlisted: Some(unlisted) }
     }
 
-    /// The gateway, on its own listener: no policy entry is needed to speak to it.
+    /// Grants the gateway on its own listener: no policy entry is needed to speak to it.
     pub(crate) fn to_inference(destination: Destination, caller: &Judged, generation: u64) -> Self {
         Self { destination, caller: caller.shared(), grant: None, generation, unlisted: None }
     }
 
-    /// Where.
+    /// The destination.
     #[must_use]
     pub fn destination(&self) -> &Destination {
         &self.destination
     }
 
-    /// Who.
+    /// The caller.
     #[must_use]
     pub fn caller(&self) -> &Arc<Caller> {
         &self.caller
     }
 
-    /// By which entry, and how its bytes are treated; none for the gateway, which is no network destination.
+    /// The entry that grants it, and how its bytes are treated; `None` for the gateway, which is no network
+    /// destination.
     #[must_use]
     pub fn grant(&self) -> Option<&Grant> {
         self.grant.as_ref()
@@ -102,7 +102,7 @@ impl Granted {
         self.generation
     }
 
-    /// Where no entry names it, and the operator was asked.
+    /// Why it goes on, if no entry names it.
     #[must_use]
     pub fn unlisted(&self) -> Option<Unlisted> {
         self.unlisted
@@ -145,8 +145,8 @@ impl Permitted {
                 "the path has an encoded slash (%2F), which this endpoint doesn't allow".to_owned(),
             ));
         }
-        // Whatever form it is asked for in: a client that mistakes the scheme would send in clear what is
-        // meant to be seen by nobody.
+        // In whatever form the request came: a client that mistakes the scheme would send in the clear what
+        // nobody is meant to see.
         if granted.destination.port == TLS_PORT && !exchange.tls {
             return Err(Refusal::BadRequest("plain HTTP to port 443: use https".to_owned()));
         }
@@ -175,7 +175,7 @@ impl Permitted {
         &self.granted
     }
 
-    /// The request, canonical: what is sent.
+    /// The request in its canonical form, which is what is sent.
     #[must_use]
     pub fn exchange(&self) -> &Exchange {
         &self.exchange

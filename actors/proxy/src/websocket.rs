@@ -2,10 +2,10 @@
 //! rule allowed it.
 //!
 //! Whichever way the agent asked, it is one request to the policy. Upstream is asked over HTTP/1.1, which
-//! nearly every server takes, and over HTTP/2 where it speaks nothing else. Its yes (a verified 101, or 200
-//! on a stream) comes before either side becomes a byte stream; any other answer is an ordinary response.
-//! Where the handshake was judged by rules, so is each message of the client's:
-//! [`crate::protocol::websocket`].
+//! nearly every server takes, and over HTTP/2 where it speaks nothing else. Only when the upstream has
+//! accepted (by a verified 101, or by 200 on a stream) does either side become a byte stream; any other
+//! answer is an ordinary response. Where rules judged the handshake, they judge each of the client's messages
+//! too: [`crate::protocol::websocket`].
 
 use std::sync::Arc;
 
@@ -40,7 +40,8 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    /// Of a request that is known to be a whole handshake. HTTP/2's has no key: the one for upstream is ours.
+    /// Makes the handshake of a request that is known to be a complete one. On HTTP/2 it has no key, so a key
+    /// for the upstream is drawn here.
     pub(crate) fn of(parts: &Parts) -> Result<Self, Refusal> {
         let on_stream = parts.version == Version::HTTP_2;
         let key = match parts.headers.get(header::SEC_WEBSOCKET_KEY) {
@@ -52,7 +53,7 @@ impl Handshake {
     }
 
     /// Gives the request the form that a handshake has on the connection that it is sent on. Hop-by-hop
-    /// fields were taken off.
+    /// fields must have been removed.
     pub(crate) fn shape(&self, request: &mut Request<Body>, http2: bool) {
         if http2 {
             // RFC 8441 section 4.
@@ -68,18 +69,18 @@ impl Handshake {
         }
     }
 
-    /// Whether an answer is a yes, on the connection that it came by.
+    /// Whether an answer with this status accepts the handshake, by the HTTP version of its connection.
     pub(crate) fn is_agreed(status: StatusCode, http2: bool) -> bool {
         status == if http2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS }
     }
 
-    /// Whether the agent's connection is done when there is no yes: HTTP/1 stopped reading requests when it
-    /// saw the upgrade.
+    /// Whether the agent's connection must close if the handshake is not accepted: on HTTP/1, hyper stopped
+    /// reading requests when it saw the upgrade.
     pub(crate) fn closes(&self) -> bool {
         !self.on_stream
     }
 
-    /// Whether an answer that is no yes would be taken for one by the agent: on a stream every 2xx is one.
+    /// Whether the agent would wrongly take an answer for acceptance: on a stream every 2xx is.
     pub(crate) fn misleads(&self, status: StatusCode) -> bool {
         self.on_stream && status.is_success()
     }
@@ -89,7 +90,7 @@ impl Handshake {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     }
 
-    /// Verifies the upstream's yes, leaves the tunnel for the connection's task, and answers the agent.
+    /// Verifies the upstream's acceptance, and returns the agent's answer with what its connection becomes.
     pub(crate) fn conclude(
         self,
         conn: &Conn,
@@ -134,7 +135,7 @@ impl Handshake {
         ))
     }
 
-    /// RFC 6455 section 4.1, what the server's answer must have.
+    /// Whether the server's answer has what RFC 6455 section 4.1 demands.
     fn is_accepted(&self, headers: &HeaderMap) -> bool {
         hop::names(headers, header::UPGRADE, "websocket")
             && hop::names(headers, header::CONNECTION, "upgrade")
@@ -151,7 +152,7 @@ pub(crate) fn is_judged(conn: &Conn, permitted: &Permitted) -> bool {
     permitted.allowed().is_some() || !conn.deps.credentials.is_empty()
 }
 
-/// Sixteen bytes that nobody else chose (RFC 6455 section 4.1).
+/// Draws a key: sixteen random bytes, in base64 (RFC 6455 section 4.1).
 fn nonce() -> Result<HeaderValue, Refusal> {
     let mut bytes = [0; 16];
     let drawn = crate::tls::provider().secure_random.fill(&mut bytes).ok();

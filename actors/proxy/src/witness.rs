@@ -1,13 +1,12 @@
-//! What becomes of connections to ports of the world that nobody captures: the kernel refuses them, and here
-//! that is put on record.
+//! Records connections to outside ports that are not captured: the kernel refuses them.
 //!
 //! ```text
 //! a refusal leaves the gate ─ RST: its source is what was asked for
 //!                           └ ICMP: the packet in it went to what was asked for
 //! ```
 //! Init's packet socket (`agent::isolation::witness`) gives the kernel's own packets, from their network
-//! header on. Who asked is not in them: the socket is gone by then. Nothing here decides anything: what isn't
-//! seen is refused all the same.
+//! header on. They don't tell which program asked, and its socket is gone by then. Nothing here decides
+//! anything: what isn't seen is refused all the same.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,14 +21,14 @@ use tokio::io::unix::AsyncFd;
 use crate::outcome::Journal;
 use crate::repeats::Repeats;
 
-/// Bytes that the socket gives of a packet at the most.
+/// Maximal number of bytes that the socket gives of a packet.
 const MAX_PACKET: usize = 128;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const IPV6_HEADER: usize = 40;
-/// Of ICMP, before the packet that it is about.
+/// Length in bytes of the ICMP header; the packet that it is about follows.
 const ICMP_HEADER: usize = 8;
 
 /// Puts refusals on record. Lives above the proxy actor, so that repeats are folded across restarts of it.
@@ -41,7 +40,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// With init's socket.
+    /// Makes a witness that reads init's socket.
     pub fn new(socket: OwnedFd, policy: policy::Store, journal: Arc<dyn Journal>) -> Self {
         Self { socket, policy, journal, refused: Repeats::new() }
     }
@@ -49,7 +48,7 @@ impl Witness {
     /// Records what is refused, for ever.
     ///
     /// # Errors
-    /// The socket's: it can't be read any more.
+    /// The socket can't be read any more.
     pub(crate) async fn watch(&self) -> io::Result<()> {
         let socket = register(self.socket.try_clone()?)?;
         let mut packet = [0; MAX_PACKET];
@@ -82,7 +81,7 @@ fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
-/// What an agent's packet was.
+/// The protocol of an agent's packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Tcp,
@@ -106,7 +105,7 @@ struct Refused {
 }
 
 impl Refused {
-    /// Reads a refusal of the kernel's.
+    /// Reads a refusal from a packet of the kernel's.
     fn read(packet: &[u8]) -> Option<Self> {
         let outer = Ip::read(packet)?;
         match outer.protocol {

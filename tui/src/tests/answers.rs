@@ -1,4 +1,4 @@
-//! What an operator answers: of what is shown, whole, once it is confirmed, and of nothing else.
+//! Answers are given only for what has been shown as a whole, and only once confirmed.
 
 use super::*;
 
@@ -89,7 +89,7 @@ fn nothing_is_answered_where_what_is_asked_has_changed() {
         desk.sees("what is asked has changed meanwhile");
         assert_eq!(desk.press("y"), None);
     }
-    // More that wait, or none any more, is the same question.
+    // With more requests waiting, or none any more, it is the same question.
     let mut desk = Desk::watching(WIDE);
     desk.tell(Message::Questions(vec![question(1, Standing::Held)]));
     desk.press("g");
@@ -130,7 +130,8 @@ fn a_yes_that_was_typed_before_anything_was_shown_is_none() {
         keys.chars().filter_map(|c| desk.model.update(Message::Press(Press::Char(c)))).last()
     };
     assert_eq!(typed_ahead(&mut desk, "ayyjy  y"), None);
-    // Nor one that was typed while what it answers was on its way to the terminal, or behind what was.
+    // Nor is one that was typed while the question was on its way to the terminal, or while an earlier frame
+    // was.
     desk.model.update(Message::Drawing);
     assert_eq!(typed_ahead(&mut desk, "ny"), None);
     assert_eq!(typed_ahead(&mut desk, "a"), None);
@@ -139,7 +140,7 @@ fn a_yes_that_was_typed_before_anything_was_shown_is_none() {
     desk.draw();
     desk.sees("approve once?");
     assert!(desk.press("y").is_some());
-    // Nor one that came between a new size and what was drawn for it.
+    // Nor is one that came between a new size and the frame that was drawn for it.
     desk.press("a");
     desk.model.update(Message::Resize { columns: 100, rows: 30 });
     assert_eq!(typed_ahead(&mut desk, "y"), None);
@@ -156,7 +157,7 @@ fn no_yes_is_taken_where_nothing_can_be_read() {
         }
         assert_eq!(desk.press("y"), None, "{size:?}");
     }
-    // Nor after the window was made another size: that is read anew.
+    // Nor after the window got another size: the text has to be read again.
     let mut desk = Desk::watching((60, 20));
     let path = Text::new(&"/a".repeat(1000));
     desk.tell(Message::Questions(vec![Question { path, ..question(1, Standing::Held) }]));

@@ -1,4 +1,4 @@
-//! What stands on the screen, whatever was told and however large it is.
+//! What is on the screen, whatever was reported and however large the screen is.
 
 use super::*;
 

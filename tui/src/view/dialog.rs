@@ -1,4 +1,4 @@
-//! What lies above the panes, drawn over them.
+//! Draws a dialog over the panes.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;

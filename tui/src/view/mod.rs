@@ -16,7 +16,7 @@ use crate::model::{Model, Stage};
 use crate::text::fit;
 use crate::watch::{Pane, Watch};
 
-/// Below this the pane that has the keys is shown alone.
+/// Size in columns and rows below which the pane with the focus is shown alone.
 const ALL_PANES: (u16, u16) = (60, 18);
 
 impl Model {
@@ -43,7 +43,7 @@ impl Model {
     }
 }
 
-/// Where each pane is: all of them, the one that has the keys with more room, or that one alone.
+/// Returns the place of each pane: all of them, the one with the focus having more room, or that one alone.
 fn places(watch: &Watch, body: Rect) -> Vec<(Pane, Rect)> {
     let focus = watch.pane;
     if body.width < ALL_PANES.0 || body.height < ALL_PANES.1 {
@@ -52,7 +52,7 @@ fn places(watch: &Watch, body: Rect) -> Vec<(Pane, Rect)> {
     let more =
         |panes: &[Pane], usual: u16| Constraint::Fill(usual + if panes.contains(&focus) { 2 } else { 0 });
     let below = [Pane::Tree, Pane::Agents, Pane::Figures];
-    // As high as its rows, up to a third of all: mostly there are few questions.
+    // As high as its rows, up to a third of the height: mostly there are few questions.
     let questions = u16::try_from(watch.questions.len()).unwrap_or(u16::MAX).saturating_add(3);
     let questions = Constraint::Length(questions.clamp(5, (body.height / 3).max(5)));
     let [approvals, events, rest] =
@@ -69,7 +69,7 @@ fn places(watch: &Watch, body: Rect) -> Vec<(Pane, Rect)> {
     ]
 }
 
-/// One line of text at a place, cut to its width.
+/// Writes one line of text at a place, cut to its width.
 fn put(buffer: &mut Buffer, place: Rect, text: &str, style: Style) {
     if !place.is_empty() {
         let width = usize::from(place.width);

@@ -142,7 +142,7 @@ fn row(watch: &Watch, pane: Pane, n: usize, theme: Theme) -> Option<Drawn> {
     }))
 }
 
-/// A row whose texts are its own.
+/// A row that owns its texts.
 struct Drawn(Vec<(String, usize, Style)>);
 
 impl Drawn {
@@ -168,7 +168,8 @@ fn tone(standing: Standing) -> Tone {
     }
 }
 
-/// Host first: of a long one its end must not push that out of sight.
+/// Returns a request in one line. The host comes before path and program, so that it stays visible however
+/// long they are.
 fn request(question: &Question) -> String {
     let Question { host, port, method, path, program, .. } = question;
     let host = match host.as_str().contains(':') {

@@ -16,13 +16,13 @@ impl<'a> Row<'a> {
         Self { cells: Vec::new() }
     }
 
-    /// One more cell of so many columns.
+    /// Adds a cell of `width` columns.
     pub(super) fn cell(mut self, text: &'a str, width: usize, style: Style) -> Self {
         self.cells.push((text, width, style));
         self
     }
 
-    /// The last one.
+    /// Adds the last cell, which takes what is left.
     pub(super) fn rest(self, text: &'a str, style: Style) -> Self {
         self.cell(text, usize::MAX, style)
     }

@@ -1,4 +1,4 @@
-//! The questions themselves, without waiting or locks.
+//! The book of questions itself, without waiting or locks.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -9,42 +9,42 @@ use super::kept::{Kept, KeptQuestion};
 use super::{Asked, MAX_QUESTIONS, Word};
 use crate::types::{Approval, ApprovalState, Scope};
 
-/// The rule that an approval became, where the operator wrote another one than was asked.
+/// Where the operator's rule differs from the request that was asked about.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Another method.
+    /// Another method than was asked for.
     #[serde(default)]
     pub method: Option<String>,
-    /// Another path, or a pattern.
+    /// Another path than was asked for, or a pattern.
     #[serde(default)]
     pub path: Option<String>,
 }
 
-/// Why an answer isn't taken.
+/// Why an answer to a question isn't accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// No question has that id.
     #[error("nothing was asked under that id")]
     Unknown,
-    /// The policy changed since.
+    /// The policy has changed since the question was asked.
     #[error(
         "it was asked under another generation of the policy; it is asked again when the agent tries again"
     )]
     Outdated,
-    /// More was approved already.
+    /// The question was approved for longer than once already.
     #[error("it is approved for longer than once")]
     Approved,
-    /// There is no answer to take back.
+    /// The question has no answer that could be revoked.
     #[error("it waits for an answer: there is nothing to take back")]
     Unanswered,
 }
 
-/// What comes of asking.
+/// The outcome of [`Book::ask`].
 pub(super) enum Asking {
-    /// It is answered.
+    /// Decided at once.
     Answered(Word),
-    /// It waits.
+    /// The request waits for the operator, under these numbers of its question and of itself.
     Waits { id: u64, waiter: u64 },
 }
 
@@ -60,15 +60,17 @@ pub(super) struct Book {
 struct Question {
     asked: Asked,
     answer: Answer,
-    /// Under which generation of the policy it was last asked.
+    /// The policy generation under which the question was last asked.
     generation: u64,
     count: u64,
-    /// Among all askings, which was this question's last: whole seconds tell no order.
+    /// Sequence number of the last time that this question was asked, counted over all questions: times in
+    /// whole seconds give no order.
     last_asked: u64,
     first_at: String,
     last_at: String,
     by: Option<u32>,
-    /// The next request may go, under this generation.
+    /// Approved once with no request waiting: the next request goes through if it comes under this
+    /// generation.
     once: Option<u64>,
     waiters: VecDeque<(u64, oneshot::Sender<Word>)>,
 }
@@ -85,7 +87,7 @@ pub(super) enum Answer {
     },
 }
 
-/// An id as people have it: an id alone names the sandbox.
+/// Returns a question's id as people use it. It names the sandbox, too.
 pub(super) fn id(sandbox: &str, number: u64) -> String {
     format!("{sandbox}-{number}")
 }
@@ -150,7 +152,8 @@ impl Book {
         question.last_at = now;
         match question.answer {
             Answer::Denied => return Asking::Answered(Word::Denied(id)),
-            // The policy was asked before this, and has no such entry: it contradicts others.
+            // The policy judged the request before this and has no such entry: the approval contradicts other
+            // entries.
             Answer::Approved { .. } => return Asking::Answered(Word::Unanswered(id)),
             Answer::Open => {}
         }
@@ -181,9 +184,9 @@ impl Book {
         self.last_id
     }
 
-    /// What was approved is never forgotten for a question's sake, and a refusal only where nothing is left
-    /// that nobody answered: the one that was asked for longest ago, which is asked about when it comes
-    /// again.
+    /// Makes room for one more question, if it can. An approval is never forgotten for that. A refusal is
+    /// forgotten only if no unanswered question is left to forget; then it is the one that was last asked
+    /// about longest ago, and the operator is asked if its request comes again.
     fn room_for_one_more(&mut self) -> bool {
         if self.questions.len() < MAX_QUESTIONS {
             return true;
@@ -228,14 +231,15 @@ impl Book {
         if matches!(question.answer, Answer::Approved { .. }) {
             return Err(Refused::Approved);
         }
-        // Refused or not: an answer that isn't taken changes nothing.
+        // Checked before anything is changed: an answer that isn't accepted must leave an earlier refusal in
+        // force.
         if question.generation != generation {
             return Err(Refused::Outdated);
         }
         question.answer = Answer::Open;
         question.by = Some(by);
         while let Some((_, tell)) = question.waiters.pop_front() {
-            // One that left meanwhile is not the one that was let through.
+            // A waiter that left meanwhile doesn't use up the approval.
             if tell.send(Word::Once).is_ok() {
                 return Ok(());
             }
@@ -292,7 +296,7 @@ impl Question {
         self.by = Some(by);
         self.once = None;
         for (_, tell) in self.waiters.drain(..) {
-            // Who left needs no answer.
+            // A waiter that left needs no answer.
             let _ = tell.send(word);
         }
     }

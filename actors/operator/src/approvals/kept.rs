@@ -1,5 +1,5 @@
-//! What of the questions is on disk: a supervisor that dies takes the held requests along, but no question
-//! and no answer.
+//! The part of the questions that is kept on disk: when a supervisor dies, the held requests are lost, but no
+//! question and no answer.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::types::Scope;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kept {
-    /// The last id that was given: none is given twice.
+    /// The last id that was given: no id is given twice.
     pub(super) last_id: u64,
     pub(super) questions: BTreeMap<u64, KeptQuestion>,
 }
@@ -31,7 +31,7 @@ pub(super) struct KeptQuestion {
 }
 
 impl Kept {
-    /// What outlives the run: approvals for good.
+    /// Returns what outlives the run: the approvals for good alone.
     #[must_use]
     pub fn for_good(mut self) -> Self {
         self.questions
@@ -39,14 +39,14 @@ impl Kept {
         self
     }
 
-    /// The highest number in it, of an id or of how often something was asked.
+    /// Returns the highest number in it, be it an id or a count of askings.
     #[must_use]
     pub fn highest(&self) -> u64 {
         let numbers = self.questions.iter().flat_map(|(id, question)| [*id, question.count]);
         numbers.fold(self.last_id, u64::max)
     }
 
-    /// What is approved, and as which rule.
+    /// Returns what is approved, each with the operator's rule.
     pub fn approved(&self) -> impl Iterator<Item = (&Asked, &Rule)> {
         self.questions.values().filter_map(|question| match &question.answer {
             Answer::Approved { rule, .. } => Some((&question.asked, rule)),

@@ -1,10 +1,11 @@
-//! Requests that no policy entry names, held for the operator's word.
+//! Requests that no policy entry names, held for the operator's decision.
 //!
-//! [`Approvals`] lives above every actor: what is held stays held when the operator's actor dies. A request
-//! is asked for by [`Approvals::ask`], which waits; the operator's word comes by [`Approvals::approve_once`],
-//! [`Approvals::settle`] and [`Approvals::deny`]. What is asked twice is one question that counts. Bounded in
-//! questions and in waiting; it decides nothing by itself, dials nothing, and knows no policy: what lets more
-//! than one request through becomes an entry of the policy elsewhere ([`Approvals::approved`] lists it).
+//! [`Approvals`] lives above every actor: held requests stay held when the operator's actor dies.
+//! [`Approvals::ask`] asks about a request and waits; the operator decides by [`Approvals::approve_once`],
+//! [`Approvals::settle`] and [`Approvals::deny`]. Equal requests are one question, which counts them. The
+//! number of questions and the time of waiting are bounded. This module decides nothing by itself, dials
+//! nothing, and knows no policy: an approval of more than one request becomes a policy entry elsewhere
+//! ([`Approvals::approved`] lists those).
 
 mod book;
 mod kept;
@@ -22,11 +23,12 @@ pub use kept::Kept;
 
 use crate::types::{Approval, Scope};
 
-/// Questions that are remembered, answered ones included; beyond it the oldest that nobody waits for and
-/// nobody answered goes, or else the refused one that was asked for longest ago.
+/// Maximal number of remembered questions, answered ones included. Beyond it, the oldest unanswered question
+/// with no waiting request is forgotten or, if there is none, the refused one that was last asked longest
+/// ago.
 pub const MAX_QUESTIONS: usize = 256;
 
-/// What is asked for: two requests that agree in all of it are one question.
+/// What a question asks about: two requests that agree in all of it are one question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
@@ -40,20 +42,20 @@ pub struct Asked {
     pub path: String,
     /// The program's path inside the sandbox.
     pub binary: String,
-    /// What it contains, SHA-256 in hex.
+    /// SHA-256 of the program's content, in hex.
     pub sha256: String,
 }
 
-/// What becomes of a request that was asked for.
+/// What becomes of a request that was asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
-    /// This one may go, under this generation of the policy.
+    /// This one request is allowed, under this generation of the policy.
     Once,
-    /// The policy is to be asked again: it was told of the answer.
+    /// The answer has become part of the policy, which is to judge the request again.
     Again,
-    /// The operator said no.
+    /// The operator refused. Holds the question's number.
     Denied(u64),
-    /// Nobody answered in time. The question stays.
+    /// No answer in time. Holds the number of the question, which stays.
     Unanswered(u64),
     /// There are as many questions as there may be.
     Full,
@@ -72,16 +74,16 @@ struct Inner {
 }
 
 impl Approvals {
-    /// A book with what was kept of an earlier one. `hold` is how long a request waits.
+    /// Makes a book with what was kept of an earlier one. `hold` is how long a request waits.
     #[must_use]
     pub fn new(sandbox: &str, hold: Duration, kept: Kept) -> Self {
         let (changes, _) = watch::channel(0);
         Self(Arc::new(Inner { sandbox: sandbox.to_owned(), hold, book: Mutex::new(Book::of(kept)), changes }))
     }
 
-    /// Asks for a request that comes under this generation of the policy (`again` if it did under another),
-    /// and waits for the answer, at most as long as requests are held; `waits` is shown the question where it
-    /// does. Dropping it takes the request back.
+    /// Asks about a request that was judged under this generation of the policy (`again` if it was asked
+    /// about under an earlier one), and waits for the answer, at most as long as requests are held. If it has
+    /// to wait, `waits` is called with the question first. Dropping the future withdraws the request.
     pub async fn ask(
         &self,
         asked: Asked,
@@ -100,7 +102,7 @@ impl Approvals {
         }
         match timeout(self.0.hold, told).await {
             Ok(Ok(word)) => word,
-            // Its question went: the book is full of others.
+            // The question was forgotten: the book is full of others.
             Ok(Err(_)) => Word::Full,
             Err(_) => Word::Unanswered(id),
         }
@@ -112,8 +114,8 @@ impl Approvals {
         self.lock().list(&self.0.sandbox)
     }
 
-    /// What an id asks for, under which generation it was asked last, and whether it may be approved for more
-    /// than once.
+    /// Returns the number of the question with this id, what it asks about, and the policy generation under
+    /// which it was last asked.
     ///
     /// # Errors
     /// No such question.
@@ -123,15 +125,17 @@ impl Approvals {
         Ok((number, asked, generation))
     }
 
-    /// Lets one request through: the one that waits longest, or else the next that comes under `generation`.
+    /// Lets one request through: the one that has waited longest or, if none waits, the next that comes under
+    /// `generation`.
     ///
     /// # Errors
-    /// No such question, or it was asked under another generation.
+    /// No such question, it is approved for longer already, or it was last asked under another generation.
     pub fn approve_once(&self, id: u64, generation: u64, by: u32) -> Result<Approval, Refused> {
         self.answer(id, |book| book.approve_once(id, generation, by))
     }
 
-    /// It is an entry of the policy from now on: who waits is judged by that.
+    /// Notes that the question's approval is an entry of the policy now: waiting requests are judged again by
+    /// that.
     ///
     /// # Errors
     /// No such question.
@@ -139,7 +143,7 @@ impl Approvals {
         self.answer(id, |book| book.settle(id, scope, rule, by))
     }
 
-    /// Refuses it, those that wait and those that come, until it is approved or forgotten.
+    /// Refuses the question's requests, both waiting ones and later ones, until it is approved or forgotten.
     ///
     /// # Errors
     /// No such question.
@@ -147,7 +151,7 @@ impl Approvals {
         self.answer(id, |book| book.deny(id, by))
     }
 
-    /// Forgets what was answered: it is asked again when it comes again.
+    /// Forgets the answer: the operator is asked again when the request comes again.
     ///
     /// # Errors
     /// No such question, or it waits for an answer.
@@ -157,14 +161,14 @@ impl Approvals {
         Ok(before)
     }
 
-    /// What is to be part of the policy: id, what was asked, and the rule where the operator wrote another
-    /// one.
+    /// Returns the approvals that are to be part of the policy: number, what was asked about, and where the
+    /// operator's rule differs from it.
     #[must_use]
     pub fn approved(&self) -> Vec<(u64, Asked, Rule)> {
         self.lock().approved()
     }
 
-    /// How many questions wait for an answer with a request held.
+    /// Returns how many questions have a request held.
     #[must_use]
     pub fn pending(&self) -> u32 {
         self.lock().pending()
@@ -176,13 +180,13 @@ impl Approvals {
         self.0.changes.subscribe()
     }
 
-    /// All that outlives this process.
+    /// Returns all that outlives this process.
     #[must_use]
     pub fn kept(&self) -> Kept {
         self.lock().kept()
     }
 
-    /// An id as people have it.
+    /// Returns a question's id as people use it.
     #[must_use]
     pub fn id(&self, number: u64) -> String {
         book::id(&self.0.sandbox, number)
@@ -218,7 +222,7 @@ impl Approvals {
     }
 }
 
-/// A request that waits no longer, however that came.
+/// Removes a waiting request from the book on drop, however its waiting ended.
 struct TakenBack<'a> {
     approvals: &'a Approvals,
     id: u64,

@@ -45,7 +45,7 @@ async fn once_lets_one_request_through_and_the_one_that_waits_longest() {
     second.abort();
     assert!(second.await.is_err());
     assert_eq!((book.pending(), book.list()[0].state), (0, ApprovalState::Waiting));
-    // Nobody waits: the next one, and no other.
+    // No request waits: the approval is for the next one, and no other.
     book.approve_once(id, 1, ROOT).unwrap();
     assert_eq!(book.list()[0].state, ApprovalState::Approved);
     assert_eq!(book.ask(asked("/a"), (1, false), drop).await, Word::Once);
@@ -84,7 +84,7 @@ async fn an_answer_that_is_not_taken_changes_none_that_was() {
     assert_eq!(book.ask(asked("/a"), (2, false), drop).await, Word::Denied(1));
 }
 
-/// Whoever floods the book takes no word of the operator's out of it.
+/// An agent that floods the book pushes no approval out of it.
 #[tokio::test]
 async fn what_was_approved_once_is_kept_for_its_request() {
     let book = book(Duration::from_millis(1));
@@ -139,7 +139,7 @@ async fn who_waits_is_told_of_every_answer_and_no_is_no() {
     assert_eq!((shown.scope, &*shown.path), (Some(Scope::Run), "/**"));
     assert_eq!(again.await.unwrap(), Word::Again);
     assert_eq!(book.approved(), [(2, asked("/a"), rule)]);
-    // The policy doesn't have it after all: nobody is held for an answer that was given.
+    // The policy doesn't have the entry after all: no request is held for an answer that was given already.
     assert_eq!(book.ask(asked("/a"), (1, false), drop).await, Word::Unanswered(2));
 }
 
@@ -164,8 +164,8 @@ async fn the_book_is_bounded_and_no_answer_is_forgotten_for_a_question() {
     held.abort();
 }
 
-/// An operator who refuses everything is asked about what comes next all the same, and the refusal goes that
-/// nobody runs into.
+/// An operator who refuses everything is still asked about what comes next. For that, the refusal that was
+/// asked for longest ago is forgotten.
 #[tokio::test]
 async fn a_book_full_of_refusals_has_room_for_a_question() {
     let book = book(Duration::from_millis(1));

@@ -1,4 +1,4 @@
-//! Streams of answers: pieces of output, and server-sent events put together again.
+//! Streams of answers: pieces of output, and server-sent events reassembled.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{

@@ -1,4 +1,4 @@
-//! The client's side of an exec session: local stdio on one hand, frames on the other.
+//! The client's side of an exec session: connects local stdio to frames.
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
@@ -28,7 +28,7 @@ pub struct Stdio<I, O, E> {
     pub stderr: E,
 }
 
-/// A process that was started and waits to be connected.
+/// A process that was started and is to be connected by [`Self::drive`].
 #[derive(Debug)]
 pub struct ExecClient {
     io: TokioIo<Upgraded>,
@@ -39,11 +39,11 @@ impl ExecClient {
         Self { io: TokioIo::new(io) }
     }
 
-    /// Connects the process until it ends. `controls` carries resizes and signals; its end is no end of the
-    /// session.
+    /// Connects the process to the local streams until it ends. `controls` carries resizes and signals; the
+    /// session goes on when it is closed.
     ///
-    /// Dropping the future leaves the session, and the process is hung up. With `tokio::io::stdin()` the
-    /// runtime waits for a blocked read at its end: leave by `shutdown_background` or `process::exit`.
+    /// Dropping the future ends the session, and the process is hung up. With `tokio::io::stdin()`, the
+    /// runtime's shutdown waits for a blocked read: leave by `shutdown_background` or `process::exit`.
     ///
     /// # Errors
     /// [`ClientError::Lost`] when the connection broke, [`ClientError::Fault`] when the sandbox lost the
@@ -63,8 +63,8 @@ impl ExecClient {
         let mut receiving = std::pin::pin!(receive(from, stdio.stdout, stdio.stderr, credit));
         tokio::select! {
             exit = &mut receiving => exit,
-            // A process that ends at once closes the session before our first frame is written: its exit code
-            // waits.
+            // A process that ends at once may close the session before our first frame is written: its exit
+            // code is still there to be read.
             lost = send(to, stdio.stdin, controls, credits) => match receiving.await {
                 Err(ClientError::Lost(_)) => Err(lost),
                 told => told,
@@ -97,13 +97,14 @@ where
     }
 }
 
-/// Flushed at once: a prompt without a newline must show.
+/// Writes and flushes at once: a prompt without a newline must show.
 async fn put(to: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> Result<()> {
     to.write_all(bytes).await.map_err(ClientError::Local)?;
     to.flush().await.map_err(ClientError::Local)
 }
 
-/// Never ends but by losing the connection: the process's end is heard by `receive`.
+/// Sends input and controls. Returns only if the connection is lost: the process's end is noticed by
+/// `receive`.
 async fn send<W, I>(
     mut to: W,
     mut stdin: Option<I>,
@@ -126,7 +127,7 @@ where
         let room = window.min(PIECE);
         let frame = tokio::select! {
             read = read_some(&mut stdin, &mut buffer, room) => match read {
-                // An unreadable input is an ended one.
+                // An input that can't be read counts as ended.
                 Ok(0) | Err(_) => {
                     stdin = None;
                     Up::End
@@ -154,7 +155,7 @@ where
     }
 }
 
-/// Waits for ever while there is no input or no room for it.
+/// Reads input; never resolves while there is no input stream or no room in the window.
 async fn read_some<I: AsyncRead + Unpin>(
     stdin: &mut Option<I>,
     buffer: &mut [u8],

@@ -1,6 +1,7 @@
-//! The CLI's side of the control socket: one connection a request, answers as types.
+//! The CLI's side of the control socket: one connection per request, typed answers.
 //!
-//! It trusts the socket's directory, which only the operator can enter; still every answer is bounded.
+//! The client trusts the socket's directory, which only the operator can enter; still, every answer is
+//! bounded.
 
 mod events;
 mod exec;
@@ -35,7 +36,7 @@ use crate::{
 pub use exec::{ExecClient, Stdio};
 pub use terminal::{RawTerminal, window_of};
 
-/// What stays as it is in one segment of a path or a value of a query; a slash does not.
+/// The characters that are percent-encoded in a path segment or a query's value, the slash among them.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Longest path that fits a `sockaddr_un` (unix(7)), its NUL aside.
@@ -44,7 +45,7 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Why the control API gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens: the sandbox isn't running, or isn't ours.
+    /// Nothing listens there: the sandbox isn't running, or isn't ours.
     #[error("no sandbox answers at {path}: {source}")]
     Connect {
         /// The socket.
@@ -52,7 +53,7 @@ pub enum ClientError {
         /// Why.
         source: io::Error,
     },
-    /// The sandbox said why not.
+    /// The sandbox answered with an error.
     #[error(transparent)]
     Fault(Box<Fault>),
     /// The connection ended early; the operator actor may have restarted.
@@ -61,7 +62,7 @@ pub enum ClientError {
     /// The answer isn't what this version understands.
     #[error("the sandbox answered in a form that this version does not know: {0}")]
     Unknown(String),
-    /// Nothing came.
+    /// No answer came in time.
     #[error("the sandbox did not answer within {} s", CLIENT_DEADLINE.as_secs())]
     Timeout,
     /// Reading or writing here failed.
@@ -145,7 +146,7 @@ impl Client {
         self.json(Method::POST, "/v1/identities/forget", body(asked)?).await
     }
 
-    /// Every request that was asked for.
+    /// Every request that the operator was asked about.
     ///
     /// # Errors
     /// As for [`Self::status`].
@@ -153,7 +154,7 @@ impl Client {
         self.json(Method::GET, "/v1/approvals", Bytes::new()).await
     }
 
-    /// The operator's word on one of them.
+    /// Answers one of those questions.
     ///
     /// # Errors
     /// As for [`Self::status`].

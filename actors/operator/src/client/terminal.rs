@@ -1,5 +1,4 @@
-//! The local terminal while an exec session has it: raw, and itself again afterwards, however the session
-//! ends.
+//! The local terminal during an exec session: in raw mode, and restored afterwards, however the session ends.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -10,10 +9,10 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 
 use crate::types::Window;
 
-/// A terminal in raw mode; dropped, it is as before.
+/// A terminal in raw mode; dropping this restores it.
 ///
-/// Each change is made at once (`TCSANOW`): to wait until all output is out (`TCSADRAIN`) would wait for ever
-/// where somebody has stopped it (Ctrl-S).
+/// Each change is made at once (`TCSANOW`): waiting until all output is written (`TCSADRAIN`) would take for
+/// ever if the output has been stopped (Ctrl-S).
 pub struct RawTerminal {
     terminal: OwnedFd,
     before: Termios,
@@ -35,14 +34,14 @@ impl RawTerminal {
         Ok(entered)
     }
 
-    /// Makes it what it was, for whoever has it while its owner is stopped.
+    /// Restores the terminal, for the program that uses it while this one is stopped.
     pub fn give_back(&self) {
         // Nothing is left to do if the terminal itself is gone.
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }
 
-    /// Makes it raw again. In the background that waits, stopped, until the owner is in the foreground again
-    /// (termios(3), SIGTTOU).
+    /// Makes the terminal raw again. A caller in the background is stopped by that until it is in the
+    /// foreground again (termios(3), SIGTTOU).
     ///
     /// # Errors
     /// When the terminal is gone.
@@ -57,7 +56,7 @@ impl Drop for RawTerminal {
     }
 }
 
-/// The size of a terminal; `None` if it is none, or tells no size.
+/// Returns the size of a terminal; `None` if it isn't one, or reports no size.
 pub fn window_of(terminal: impl AsFd) -> Option<Window> {
     let terminal = terminal.as_fd();
     if !terminal.is_terminal() {
@@ -77,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    /// Somebody has typed Ctrl-S, or the other side reads no more, and our own output waits for that.
+    /// Ctrl-S was typed, or the other side reads no more, and our own output waits for that.
     #[test]
     fn a_terminal_that_takes_no_output_is_given_back_at_once() {
         let pty = openpty(None, None).unwrap();

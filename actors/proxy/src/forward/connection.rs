@@ -39,13 +39,14 @@ pub(super) async fn connection(
     open(conn, key, permitted, &addresses).await
 }
 
-/// A connection, or whose turn it is to open one.
+/// An open connection, or leave to open one.
 enum Ready<'a> {
     Open(Sender),
     Opens(Option<Opening<'a>>),
 }
 
-/// One that is open, by now or once another has opened it; or the right to open one.
+/// Returns a connection that is open already or that another request has opened meanwhile, or the right to
+/// open one.
 async fn turn<'a>(conn: &'a Conn, key: &'a Key, permitted: &Permitted) -> Ready<'a> {
     loop {
         if let Some(sender) = pooled(conn, key, permitted).await {
@@ -56,19 +57,19 @@ async fn turn<'a>(conn: &'a Conn, key: &'a Key, permitted: &Permitted) -> Ready<
             Turn::Free => None,
             Turn::First(opening) => Some(opening),
         };
-        // It may have been opened meanwhile.
+        // A connection may have been opened meanwhile.
         let pooled = pooled(conn, key, permitted).await;
         return pooled.map_or(Ready::Opens(opening), Ready::Open);
     }
 }
 
-/// One that is open and takes this request.
+/// Returns a pooled connection that takes this request.
 async fn pooled(conn: &Conn, key: &Key, permitted: &Permitted) -> Option<Sender> {
     let sender = conn.pool.take(key).await?;
     (!permitted.exchange().websocket || sender.takes_websockets().await).then_some(sender)
 }
 
-/// A new one, whatever is pooled.
+/// Opens a new connection, whatever is pooled.
 ///
 /// # Errors
 /// No judged address answers.
@@ -76,8 +77,8 @@ pub(super) async fn dial(conn: &Conn, key: &Key, permitted: &Permitted) -> Resul
     open(conn, key, permitted, &address::Judged::of(&conn.deps, permitted.granted()).await?).await
 }
 
-/// Dials what was judged a moment ago. A WebSocket has a second way, where the server doesn't speak the
-/// first.
+/// Dials addresses that were judged a moment ago. For a WebSocket, tries a second protocol if the server
+/// doesn't speak the first.
 async fn open(
     conn: &Conn,
     key: &Key,
@@ -106,7 +107,7 @@ async fn open(
         Err(Unopened::NotSpoken(_)) if purpose == Purpose::WebSocket => {
             let sender = reach(key.wire.otherwise()).await?;
             if !sender.is_http2() {
-                // Not what its key stands for.
+                // Not pooled: it doesn't speak what its key says.
                 return Ok(sender);
             }
             sender

@@ -14,7 +14,7 @@ use crate::verdict::Permitted;
 use crate::websocket::Handshake;
 use crate::{hop, misleading};
 
-/// Takes off what stays on the agent's side.
+/// Removes the fields that stay on the agent's side.
 pub(crate) fn clean(headers: &mut HeaderMap) {
     hop::strip(headers);
     misleading::drop_from(headers);
@@ -23,8 +23,8 @@ pub(crate) fn clean(headers: &mut HeaderMap) {
     join_cookies(headers);
 }
 
-/// HTTP/2 may split `Cookie`; servers of HTTP/1 read only one (RFC 9113 section 8.2.3). What one piece of it
-/// hides, the whole does.
+/// HTTP/2 may split `Cookie`; servers of HTTP/1 read only one (RFC 9113 section 8.2.3). The joined value is
+/// sensitive if any piece is.
 fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     let hides = headers.get_all(header::COOKIE).iter().any(HeaderValue::is_sensitive);
@@ -36,8 +36,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The request with its body, in the form that both protocols have in common; `query` stands for the judged
-/// one where it is sent in another form.
+/// Makes the request with its body, in the form that HTTP/1 and HTTP/2 have in common. `query` replaces the
+/// judged query where that is sent in another form.
 pub(super) fn outgoing(
     parts: &Parts,
     permitted: &Permitted,
@@ -54,18 +54,18 @@ pub(super) fn outgoing(
         None => exchange.path.as_str().to_owned(),
     };
     *request.uri_mut() = uri(target)?;
-    // The library takes a GET of unknown length for one without a body unless it is told.
+    // hyper takes a GET with a body of unknown length for one without a body, unless it is told.
     if unsized_body && matches!(exchange.method, Method::GET | Method::HEAD) {
         request.extensions_mut().insert(Chunked);
     }
     Ok(request)
 }
 
-/// The request has a body whose length nobody stated.
+/// Marks a request whose body has no stated length.
 #[derive(Debug, Clone, Copy)]
 struct Chunked;
 
-/// Gives a request the form that its connection's protocol wants.
+/// Gives a request the form that its connection's HTTP version needs.
 pub(super) fn reshape(
     mut request: Request<Body>,
     destination: &Destination,
@@ -98,8 +98,8 @@ pub(super) fn reshape(
     Ok(request)
 }
 
-/// Whether it is of a method that expects a body, and has none: on HTTP/2 that needs no word, and servers of
-/// HTTP/1 ask for the length (RFC 9110 section 8.6).
+/// Whether the request's method expects a body and it has none. On HTTP/2 that needs no header field; HTTP/1
+/// servers demand a length (RFC 9110 section 8.6).
 fn lacks_length(request: &Request<Body>) -> bool {
     request.body().is_end_stream()
         && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
@@ -122,7 +122,7 @@ fn uri(text: String) -> Result<Uri, Refusal> {
 mod tests {
     use super::*;
 
-    /// A credential's value must be in no table of HPACK's, nor in anything that prints a head.
+    /// A credential's value must enter no HPACK table, nor show where a head is printed.
     #[test]
     fn joined_cookies_hide_what_one_of_them_hid() {
         for hidden in [None, Some(0), Some(1)] {

@@ -18,7 +18,7 @@ pub fn holds(packet: &[u8]) {
 }
 
 fn question_holds(packet: &[u8], question: &Question<'_>) {
-    // What stands in EDNS options is nothing that we read; hickory does, and may refuse it.
+    // We ignore EDNS options; hickory reads them, and may refuse them.
     if let Ok(theirs) = Message::from_vec(packet) {
         let [query] = theirs.queries.as_slice() else { panic!("{} questions", theirs.queries.len()) };
         assert_eq!(u16::from(query.query_type()), question.kind);

@@ -45,7 +45,7 @@ pub fn holds(bytes: &[u8]) {
         }
     }
     let theirs = hyper_reads(&stream[..at]);
-    // It stops early where a request says that it is the last one.
+    // hyper stops early where a request says that it is the last one.
     assert!(theirs.len() <= ours.len() && (ours.is_empty() || !theirs.is_empty()), "{theirs:?} {ours:?}");
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours, theirs);
@@ -87,7 +87,7 @@ fn plain(framing: &Framing, raw: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The head as its lines say, which httparse must say too.
+/// Reads a head by its lines, and asserts that httparse reads the same.
 fn message(head: &[u8], body: Vec<u8>) -> Message {
     let mut lines = head.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let words: Vec<&[u8]> = lines.next().unwrap().split(|b| *b == b' ').collect();
@@ -154,7 +154,7 @@ fn hyper_reads(bytes: &[u8]) -> Vec<Message> {
     panic!("hyper waits for more than there is");
 }
 
-/// A client that has said all, and hears everything.
+/// A client that has sent everything, and takes any answer.
 struct Client<'a>(&'a [u8]);
 
 impl AsyncRead for Client<'_> {

@@ -76,7 +76,7 @@ fn tungstenite_agrees(said: &[Said], sent: Vec<u8>) {
                 assert_eq!(&bytes[..], payload);
             }
             (Ok(Message::Ping(_) | Message::Pong(_)), Some(Said { kind: Kind::Control, .. })) => {}
-            // Nothing behind a close is read; one that is odd is as good.
+            // Nothing after a close frame is read, and an invalid one ends the reading too.
             (Ok(Message::Close(_)) | Err(_), Some(Said { kind: Kind::Control, .. })) | (Err(_), None) => {
                 return;
             }

@@ -1,4 +1,4 @@
-//! What a client is told last, and how its connection is closed so that it can read that.
+//! Writes the last answer on a connection, and closes it so that the client can read that.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;

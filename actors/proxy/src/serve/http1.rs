@@ -25,8 +25,8 @@ use crate::road;
 use crate::room::Heads;
 use crate::strict::io::{Remains, StrictIo};
 
-/// Serves HTTP/1.1 until the connection is done, or is to become something else: then what is left of it
-/// comes back.
+/// Serves HTTP/1.1 until the connection is done. If it is to become something else, returns that and the
+/// stream.
 pub(super) async fn http1<T>(conn: &Arc<Conn>, mut stream: T, surplus: BytesMut) -> Option<(Next, Remains<T>)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin,
@@ -54,9 +54,9 @@ where
     let mut connection = http1::Builder::new()
         .half_close(true)
         .auto_date_header(false)
-        // The strict reader counts and times heads; the library's own limits only have to be no tighter. Its
-        // default for the number of fields is as many as the strict reader lets pass, and takes no memory of
-        // the heap.
+        // The strict reader counts and times heads; hyper's own limits only have to be no tighter. Its
+        // default for the number of fields is as many as the strict reader lets pass, and needs no heap
+        // memory.
         .max_buf_size(sizes.buffer)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(strict), service);
@@ -73,18 +73,19 @@ where
         return None;
     }
     let (next, remains) = close(conn, strict, answered.load(Ordering::Relaxed)).await?;
-    // The strict reader passed nothing behind the request that led here, so the library holds nothing.
+    // The strict reader passed nothing after the request that led here, so hyper holds nothing.
     debug_assert!(parts.read_buf.is_empty());
     Some((next, remains))
 }
 
-/// How the library's part of a connection ended.
+/// How hyper's part of a connection ended.
 enum End {
     /// The client went away before it had its answer.
     Abandoned,
     /// It is done.
     Over,
-    /// It may not stay, and nothing that would say so was asked on it.
+    /// The agent may have no more connections like this one, and no request came on it whose answer could say
+    /// so.
     TurnedOut(Refusal),
 }
 
@@ -113,19 +114,21 @@ where
                 }
                 break;
             }
-            // Behind the connection, which may just have begun a request or ended one.
+            // Polled after the connection, which may just have begun or ended a request.
             () = poll_fn(|cx| absence.poll_gone(cx, conn.in_flight() > 0)) => {
                 tracing::debug!("a client is gone before its answer");
                 return End::Abandoned;
             }
             () = conn.revoked(), if !leaving => {
-                // Idle, it ends now. What is in flight ends by its own decision, which fell as well.
+                // An idle connection ends now. A request in flight ends by its own decision, which was
+                // revoked as well.
                 leaving = true;
                 std::pin::Pin::new(&mut *connection).graceful_shutdown();
             }
             refusal = &mut overdrawn, if turned_out.is_none() => {
                 turned_out = Some(refusal);
-                // A request is refused for it by itself, and a tunnel needs neither.
+                // A request is refused for the same reason by itself, and a tunnel needs neither seat nor
+                // head memory.
                 if is_unused() {
                     break;
                 }
@@ -135,13 +138,12 @@ where
     turned_out.filter(|_| is_unused()).map_or(End::Over, End::TurnedOut)
 }
 
-/// Says what is left to say, and closes; unless the connection becomes something else.
+/// Answers what is still unanswered, and closes, unless the connection becomes something else.
 async fn close<T>(conn: &Conn, mut strict: StrictIo<T>, answered: u64) -> Option<(Next, Remains<T>)>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    // A body that broke before its request had an answer took the request with it: nothing of one was
-    // written.
+    // A body that broke before its request was answered took the request with it: no answer was written.
     let abandoned = strict.heads() > answered;
     let unanswered = strict.unanswered().or(conn.violation().filter(|_| abandoned));
     let named = strict.take_named();

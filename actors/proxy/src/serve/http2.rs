@@ -69,12 +69,13 @@ where
                 return;
             }
             () = conn.revoked(), if !leaving => {
-                // GOAWAY; the streams in flight end by their own decisions, which fell as well.
+                // GOAWAY; the streams in flight end by their own decisions, which were revoked as well.
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
             refusal = &mut overdrawn, if leave_by.is_none() => {
-                // Requests are refused for it by themselves, and nothing else on it may keep the seat.
+                // Requests are refused for the same reason by themselves, and nothing else on the connection
+                // may keep the seat.
                 if conn.in_flight() == 0 {
                     turned_away(conn, refusal);
                 }
@@ -113,7 +114,8 @@ fn builder(sizes: &Sizes) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Answers whatever a client of HTTP/2 asks with one refusal, for as long as it takes to read it.
+/// Answers every request of an HTTP/2 client with the same refusal, for [`REFUSED_HELLO`], then closes
+/// gracefully.
 pub(crate) async fn refuse_http2<T>(stream: T, refusal: &Refusal, known: &Known)
 where
     T: AsyncRead + AsyncWrite + Unpin,

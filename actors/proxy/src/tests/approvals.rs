@@ -1,4 +1,4 @@
-//! What no entry names, where the operator is asked.
+//! Requests that no entry names, where the operator is asked about them.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ async fn a_request_waits_for_the_word_and_one_word_lets_one_through() {
     let head = read_head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(raw.seen().starts_with("GET /a?secret=1 "), "{}", raw.seen());
-    // The next on the same connection is asked for anew.
+    // The operator is asked anew about the next request on the same connection.
     let mut body = [0; 2];
     tokio::io::AsyncReadExt::read_exact(&mut stream, &mut body).await.unwrap();
     stream.write_all(get(raw.port, "/a").as_bytes()).await.unwrap();
@@ -109,13 +109,13 @@ async fn what_is_refused_for_another_reason_is_not_asked_for() {
     let (desk, mut asked) = Desk::open();
     let raw = Raw::ok().await;
     let bed = Bed::asking(&rest("up.test", raw.port), desk).await;
-    // A rule of the entry.
+    // Refused by a rule of the entry.
     assert_eq!(json(&bed.talk(get(raw.port, "/else")).await)["layer"], "l7");
     // The host itself, which an entry alone opens.
     let host = "host.cofferdam.internal:8080";
     let request = format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
     assert_eq!(json(&bed.talk(request).await)["layer"], "l4");
-    // What a question wouldn't show.
+    // Requests that a question couldn't show in full.
     let more = |head: &str| format!("{head}Host: no.test\r\nContent-Length: 0\r\n");
     for head in [
         more("POST http://no.test/a?_method=DELETE HTTP/1.1\r\n"),
@@ -129,7 +129,7 @@ async fn what_is_refused_for_another_reason_is_not_asked_for() {
     let plain = "GET http://no.test/ HTTP/1.1\r\nHost: no.test\r\n\r\n";
     assert_eq!(json(&bed.talk(plain).await)["error"], "policy_denied");
     bed.who.foreign.store(false, std::sync::atomic::Ordering::Relaxed);
-    // Who asks can't be told.
+    // The caller can't be identified.
     bed.who.unknown.store(true, std::sync::atomic::Ordering::Relaxed);
     let elsewhere = format!("GET http://no.test:{p}/ HTTP/1.1\r\nHost: no.test:{p}\r\n\r\n", p = raw.port);
     assert_eq!(json(&bed.talk(&elsewhere).await)["layer"], "identity");
@@ -179,7 +179,7 @@ async fn a_policy_that_changes_while_it_waits_is_asked_again() {
     assert_eq!(question.generation, 2);
     assert!(first.send(Word::Once).is_err(), "nobody hears the word that was for another policy");
     assert_eq!(raw.seen(), "");
-    // Now it names it.
+    // The policy names the request now.
     bed.reload(&rest("up.test", raw.port).replace("/ok/**", "/a"));
     let head = read_head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");

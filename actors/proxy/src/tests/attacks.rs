@@ -56,7 +56,7 @@ async fn malformed_requests_are_answered_and_never_forwarded() {
         assert!(answer.contains(body["request_id"].as_str().unwrap()));
         assert_eq!(up.seen(), "", "{bytes:?}");
     }
-    // The living control.
+    // The positive control.
     let answer = bed.talk(get(port, "/ok/x", "Connection: close\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok"), "{answer}");
     assert!(up.seen().starts_with("GET /ok/x HTTP/1.1\r\n"));
@@ -93,7 +93,8 @@ async fn oversized_heads_are_431() {
         assert_eq!(json(&answer)["error"], "headers_too_large");
     }
     assert_eq!(up.seen(), "");
-    // As many as may be, `get`'s own among them, are no more than the library behind the strict reader takes.
+    // The maximal number of fields, `get`'s own included, is no more than hyper takes behind the strict
+    // reader.
     let own = get(up.port, "/ok/x", "").matches("\r\n").count() - 2;
     let most = "X: y\r\n".repeat(crate::limits::MAX_HEADERS - own);
     let answer = bed.talk(get(up.port, "/ok/x", &most.replacen("X: y", "Connection: close", 1))).await;
@@ -248,7 +249,7 @@ async fn destinations_and_addresses_that_are_refused() {
     assert_eq!(up.seen(), "");
 }
 
-/// As far as it can be read: an address in an odd spelling is no place.
+/// The destination is told as far as it can be read: an address in an odd spelling is none.
 #[tokio::test]
 async fn a_bad_request_is_told_with_the_place_that_it_names() {
     let up = Raw::ok().await;
@@ -325,7 +326,7 @@ async fn what_cannot_be_recorded_is_not_done() {
 
 #[tokio::test]
 async fn an_unreachable_destination_is_502() {
-    // Bound and not listened on: it refuses, and is nobody else's meanwhile.
+    // Bound but not listened on: the port refuses connections, and no other process can take it meanwhile.
     let taken = tokio::net::TcpSocket::new_v4().unwrap();
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let dead = taken.local_addr().unwrap().port();
@@ -335,7 +336,7 @@ async fn an_unreachable_destination_is_502() {
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
     let answer = bed.talk(get(dead, "/ok/x", "")).await;
     assert_eq!(json(&answer)["error"], "upstream_unreachable");
-    // Which entry had let it come so far.
+    // The entry that had let the request come so far.
     assert_eq!(json(&answer)["policy"], "test");
     assert_eq!(bed.journal.refused(), [format!("{AGENT} test 1"), format!("{AGENT} test 1")]);
     let answer = bed.talk("GET http://gone.example/ HTTP/1.1\r\nHost: gone.example\r\n\r\n").await;

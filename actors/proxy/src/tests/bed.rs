@@ -1,4 +1,4 @@
-//! What the tests stand on.
+//! The test bed: a proxy with all that it needs, upstreams, and helpers.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -234,7 +234,7 @@ pub fn json(answer: &str) -> serde_json::Value {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
 }
 
-/// Names of the tests: `*.test` is loopback, the rest is what attackers would like.
+/// The names that resolve: `*.test` is loopback, the others lead where attackers would like to go.
 struct Table;
 
 impl Lookup for Table {
@@ -254,22 +254,22 @@ impl Lookup for Table {
     }
 }
 
-/// Who the caller is said to be.
+/// The identity that is given to every caller.
 pub struct Who {
     pub path: Mutex<&'static str>,
     pub unknown: AtomicBool,
-    /// Whether nobody holds the connection, as far as can be told.
+    /// Whether the holder of a connection can't be found out.
     pub untold: AtomicBool,
-    /// Whether its parent is seen as well: another identity of the same program.
+    /// Whether the program's parent is seen as well, which makes another identity of the same program.
     pub ancestor: AtomicBool,
-    /// Whether code of unknown origin is mapped in it.
+    /// Whether the program has code of unknown origin mapped.
     pub foreign: AtomicBool,
-    /// Whether nobody answers, however long one waits.
+    /// Whether identification never ends.
     pub mute: AtomicBool,
     pub asked: AtomicUsize,
-    /// How often it was asked whether anybody has a connection open.
+    /// How often it was asked whether a connection is still open.
     pub looked: AtomicUsize,
-    /// Whose it is.
+    /// Number of the party that every connection belongs to.
     pub party: AtomicU64,
 }
 
@@ -323,7 +323,7 @@ impl Identify for Who {
         })
     }
 
-    /// Of real sockets on the loopback.
+    /// Looks at the real sockets on the loopback.
     fn is_open(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             let open = crate::identity::diag_for_tests().inode(client, local).await.unwrap().is_some();
@@ -341,10 +341,10 @@ impl Identify for Who {
 #[derive(Default)]
 pub struct Recorded {
     pub lines: Mutex<Vec<String>>,
-    /// Of what was refused, in order: program, policy entry, generation.
+    /// Program, policy entry and generation of each refusal, in order.
     refused: Mutex<Vec<String>>,
     names: Mutex<Vec<String>>,
-    /// Names of the credentials that went, in order.
+    /// Names of the credentials that were sent, in order.
     pub carried: Mutex<Vec<String>>,
     pub full: AtomicBool,
 }
@@ -421,20 +421,20 @@ impl Journal for Recorded {
     }
 }
 
-/// A gateway that says what it was asked. What it says of [`ENDLESS`] has no end.
+/// A gateway that answers with what it was asked. Its answer to [`ENDLESS`] has no end.
 struct Local;
 
 /// See [`Local`].
 pub const ENDLESS: &str = "/endless";
-/// What it says of this comes in two large frames.
+/// The path whose answer comes in two large frames.
 pub const LARGE: &str = "/large";
-/// And of this in one that is the last.
+/// The path whose answer comes in one large frame, which is the last.
 pub const LARGE_WHOLE: &str = "/large/whole";
-/// Bytes of such a frame.
+/// Bytes of a large frame.
 pub const LARGE_BYTES: usize = 256 * 1024;
-/// And of this one that is little.
+/// The path whose answer is one small frame.
 pub const SHORT: &str = "/short";
-/// Bytes of it.
+/// Bytes of the small frame.
 pub const SHORT_BYTES: usize = 12 * 1024;
 
 impl LocalService for Local {
@@ -467,7 +467,7 @@ impl LocalService for Local {
     }
 }
 
-/// A body that never ends, and never makes anybody wait.
+/// A body that never ends and is always ready.
 pub fn endless() -> Body {
     let frames = std::iter::repeat_with(|| Ok(http_body::Frame::data(Bytes::from_static(&[0; 4096]))));
     http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()

@@ -46,7 +46,8 @@ async fn a_refusal_is_told_in_http_in_tls_in_ssh_and_by_a_reset() {
 
 #[tokio::test]
 async fn an_address_of_ours_without_a_name_leads_nowhere() {
-    // The whole range allowed by number: even so, none of ours is dialled as an address.
+    // The policy allows an address of the sandbox's own range by number: even so, it isn't dialled as an
+    // address.
     let bed = Bed::new(&l4("198.18.0.7", 443)).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let open = async || {

@@ -234,7 +234,7 @@ async fn echoes_are_masked_and_what_cant_be_searched_is_refused() {
         Raw::new(answer(&format!("location: /to/{KEY}\r\nx-plain: kept\r\n"), &format!("[{json},\"kept\"]")))
             .await;
     let bed1 = bed(up.port, &endpoint(up.port, "")).await;
-    // Also where the request itself says nothing of it: the value may have been left there before.
+    // Masked even if the request itself has no placeholder: the value may have been left there before.
     for target in ["/ok/x", "/elsewhere"] {
         let got = bed1.talk(request(up.port, target, "", "")).await;
         assert!(got.starts_with("HTTP/1.1 200") && !got.contains("0123456789"), "{got}");
@@ -343,7 +343,7 @@ async fn a_message_that_carries_a_credential_is_on_record_or_not_sent() {
     assert!(seen.lock().unwrap().is_empty());
 }
 
-/// Of a WebSocket's key the client is told a hash.
+/// The client is told a hash of a WebSocket's key.
 #[tokio::test]
 async fn a_websockets_key_is_no_place_for_a_credential() {
     let up = Raw::ok().await;

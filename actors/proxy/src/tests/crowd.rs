@@ -12,7 +12,7 @@ use crate::limits::{
     MAX_HTTP_CONNECTIONS, SPACIOUS_CONNECTIONS,
 };
 
-/// Leave for all that may be in flight, but for so many.
+/// Takes all places for requests in flight but `left`.
 fn all_turns_but(bed: &Bed, left: usize) -> Vec<crate::tracker::Turn> {
     (left..MAX_EXCHANGES).map(|_| bed.deps.tracker.turn(Party::UNKNOWN).unwrap()).collect()
 }
@@ -26,7 +26,7 @@ async fn until(mut holds: impl FnMut() -> bool) {
     tokio::time::timeout(super::bed::PATIENCE, held).await.expect("it never came to that");
 }
 
-/// A server that answers for as long as anybody takes it.
+/// A server whose answer goes on for as long as it is read.
 async fn endless() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -113,7 +113,7 @@ async fn long_heads_are_paid_for_while_they_come() {
     others.pay_for(MAX_HEADS_BYTES - 2 * FREE_HEAD_BYTES).unwrap();
     let refused = bed.talk(long(4 * FREE_HEAD_BYTES)).await;
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\"unavailable\""), "{refused}");
-    // An unfinished one holds its share, and a short one needs none.
+    // An unfinished long head holds its share, and a short one needs none.
     let mut unfinished = bed.open().await;
     unfinished.write_all(long(FREE_HEAD_BYTES + 4096).trim_end().as_bytes()).await.unwrap();
     until(|| bed.deps.tracker.head_room(Party::UNKNOWN).pay_for(2 * FREE_HEAD_BYTES).is_err()).await;
@@ -171,7 +171,7 @@ async fn one_agent_leaves_others_some_of_each() {
         is(2);
         let (answered, other) = ask().await;
         assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
-        // Open still: what they hold may be nobody else's meanwhile.
+        // Both are kept open, so that what they hold stays taken meanwhile.
         [one, other]
     };
     let mut turns = Vec::new();
@@ -189,8 +189,8 @@ async fn one_agent_leaves_others_some_of_each() {
     let _open = only_the_other_is_served().await;
 }
 
-/// Who begins a request and never ends it is asked about all the same, and what it holds is its agent's from
-/// then on.
+/// The agent behind a request that is begun and never ended is found out all the same, and what the request
+/// holds is charged to that agent from then on.
 #[tokio::test]
 async fn what_is_begun_and_not_ended_is_its_agents_too() {
     let up = Raw::ok().await;
@@ -229,14 +229,14 @@ async fn what_is_begun_and_not_ended_is_its_agents_too() {
     assert!(read_soon(&mut unfinished).await.is_none(), "another has its own");
 }
 
-/// What comes within a little more than it takes to ask who made a connection.
+/// Reads a byte, if one comes within a little more than it takes to find out who made a connection.
 async fn read_soon(stream: &mut tokio::net::TcpStream) -> Option<u8> {
     let read = tokio::io::AsyncReadExt::read_u8(stream);
     tokio::time::timeout(2 * crate::limits::MAKER_ASKED_WITHIN, read).await.ok()?.ok()
 }
 
-/// Once it is known whose a connection is, its requests are that agent's from the first moment, also while it
-/// is asked who sends them.
+/// Once a connection's agent is known, its requests are charged to that agent from the first moment, even
+/// while their caller is being judged.
 #[tokio::test]
 async fn a_request_is_its_agents_while_its_caller_is_judged() {
     let up = Raw::ok().await;
@@ -251,7 +251,7 @@ async fn a_request_is_its_agents_while_its_caller_is_judged() {
     while let Ok(turn) = bed.deps.tracker.turn(Party(1)) {
         turns.push(turn);
     }
-    // For so long the last look is good; and from here on nobody says anything.
+    // Waits until the last look is no longer good; from here on, identification never ends.
     tokio::time::sleep(crate::limits::IDENTITY_FRESH).await;
     bed.who.mute.store(true, std::sync::atomic::Ordering::Relaxed);
     known.write_all(get(&target).as_bytes()).await.unwrap();

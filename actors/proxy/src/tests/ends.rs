@@ -1,4 +1,5 @@
-//! How a relayed tunnel ends: as the side ended it that did, so that nobody takes what was cut off for whole.
+//! How a relayed tunnel ends: in the same way in which one of its sides ended, so that what was cut off isn't
+//! taken for complete.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ fn reset(stream: TcpStream) {
     stream.set_zero_linger().unwrap();
 }
 
-/// What still arrives, and how that ended.
+/// Returns what still arrives, and how it ended.
 async fn rest_of(stream: &mut TcpStream) -> (Vec<u8>, io::Result<usize>) {
     let mut got = Vec::new();
     let end = timeout(PATIENCE, stream.read_to_end(&mut got)).await.expect("it ends");
@@ -67,7 +68,7 @@ async fn a_reset_is_one_on_the_other_side_too() {
     }
 }
 
-/// The kernel tells of a reset once. Where the writer learns of it, a reader finds an end like any other.
+/// The kernel reports a reset once. If the writer gets the report, a reader finds an ordinary end.
 #[tokio::test]
 async fn a_reset_is_one_whoever_finds_it() {
     for _ in 0..20 {
@@ -108,7 +109,7 @@ async fn who_says_nothing_at_all_still_hears_its_server() {
     recorded(&bed, "end None up 0 down 15", "15").await;
 }
 
-/// Its first bytes are judged as ever: that its server has ended already opens no way around that.
+/// A tunnel's first bytes are judged as ever, even if its server has ended already.
 #[tokio::test]
 async fn what_comes_after_its_servers_end_is_not_passed_on_unjudged() {
     let (_bed, mut agent, mut server) = tunnel(b"").await;
@@ -120,7 +121,7 @@ async fn what_comes_after_its_servers_end_is_not_passed_on_unjudged() {
     assert!(asked.is_empty());
 }
 
-/// As a server does that refuses an upload: it answers, closes, and takes nothing more.
+/// Like a server that refuses an upload: it answers, closes, and reads nothing more.
 #[tokio::test]
 async fn an_answer_arrives_whole_though_its_server_takes_no_more() {
     let (_bed, agent, mut server) = tunnel(b"\x00question").await;

@@ -19,7 +19,7 @@ use super::bed::{AGENT, Bed, exchange, json, read_to_close, rest};
 use crate::body::{Body, empty, full};
 use crate::tls::Alpn;
 
-/// Says what it was asked; `/ok/trailers` answers as gRPC does.
+/// Answers with what it was asked; `/ok/trailers` answers as gRPC does.
 async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
     let collected = body.collect().await.unwrap();
@@ -106,7 +106,7 @@ async fn intercepted_http1_to_both_kinds_of_upstream() {
     }
 }
 
-/// Where it would have gone is known before anything of it is read.
+/// The destination of a request is known before any of the request is read.
 #[tokio::test]
 async fn what_is_refused_unread_in_a_tunnel_is_told_with_its_destination() {
     let (bed, target, _) = bed_with_tls(Alpn::Http1).await;
@@ -170,8 +170,8 @@ async fn intercepted_http2_with_trailers_and_many_streams() {
     assert_eq!(sender.send_request(other).await.unwrap().status(), 400);
 }
 
-/// Without TLS a client that begins with HTTP/2 knows that its server speaks it (RFC 9113 section 3.3): so do
-/// we then.
+/// Without TLS, a client that begins with HTTP/2 knows that its server speaks it (RFC 9113 section 3.3), so
+/// the proxy speaks it too.
 #[tokio::test]
 async fn http2_in_the_clear_is_judged_stream_by_stream() {
     let (bed, target, connections) = bed_in_the_clear().await;
@@ -200,13 +200,14 @@ async fn http2_in_the_clear_is_judged_stream_by_stream() {
     let allowed = bed.journal.lines().iter().filter(|line| line.starts_with("allow l7")).count();
     assert_eq!(allowed, 21, "{:?}", bed.journal.lines());
 
-    // To the proxy itself a client speaks what it likes: that says nothing of the server.
+    // What a client speaks to the proxy itself says nothing of the server.
     let sender = http2(bed.open().await).await;
     let (_, told) = ask(&sender, "GET", format!("http://{target}/ok/x")).await;
     assert!(told.starts_with("HTTP/1.1 GET"), "{told}");
 }
 
-/// A captured connection to an address that says nothing: each stream's `:authority` says where it goes.
+/// On a captured connection to an address that stands for no name, each stream's `:authority` says where it
+/// goes.
 #[tokio::test]
 async fn http2_in_the_clear_to_an_address_goes_where_its_authority_says() {
     let (bed, target, _) = bed_in_the_clear().await;
@@ -236,7 +237,7 @@ where
     sender
 }
 
-/// The answer to one stream, and what it says.
+/// Returns the status and the body of the answer to one stream.
 async fn ask(
     sender: &hyper::client::conn::http2::SendRequest<Body>,
     method: &str,
@@ -373,21 +374,21 @@ async fn the_gateway_answers_by_every_road() {
     let asked = Request::get("https://inference.local/h2").body(empty()).unwrap();
     let body = sender.send_request(asked).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, format!("local GET /h2 {AGENT} 0"));
-    // Another name on its listeners is nobody's.
+    // No other name is served on the gateway's listeners.
     let mut stream = tokio::net::TcpStream::connect(bed.inference).await.unwrap();
     stream.write_all(b"GET /a HTTP/1.1\r\nHost: up.test\r\n\r\n").await.unwrap();
     assert_eq!(json(&read_to_close(&mut stream).await)["error"], "bad_request");
     let stream = tokio::net::TcpStream::connect(bed.inference_tls).await.unwrap();
     assert!(bed.handshake(stream, "other.test", &[b"h2"]).await.is_err());
-    // Nobody without a name gets there.
+    // A caller that can't be identified doesn't get there.
     bed.who.unknown.store(true, Ordering::Relaxed);
     let answer = bed.talk("GET http://inference.local/ HTTP/1.1\r\nHost: inference.local\r\n\r\n").await;
     assert_eq!(json(&answer)["layer"], "identity");
 }
 
-/// The ancestors of a kept connection's holder may end, so its identity may become another without its
-/// program doing so; and two connections of two programs may go to one place. Neither shares what the other
-/// opened.
+/// The ancestors of a kept connection's holder may end, which changes its identity though not its program;
+/// and two programs' connections may go to the same place. In neither case is a connection shared that
+/// another identity opened.
 #[tokio::test]
 async fn no_request_rides_a_connection_that_another_identity_opened() {
     for (alpn, down) in [(Alpn::Http1, b"http/1.1".as_slice()), (Alpn::H2OrHttp1, b"h2")] {
@@ -415,7 +416,7 @@ async fn no_request_rides_a_connection_that_another_identity_opened() {
             sender.ask(&target).await;
             sender.ask(&target).await;
         }
-        // Each its own, and each its own again.
+        // One upstream connection for each, used again by it.
         opened(2);
         bed.who.ancestor.store(true, Ordering::Relaxed);
         tokio::time::sleep(crate::limits::IDENTITY_FRESH * 2).await;

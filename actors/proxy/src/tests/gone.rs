@@ -9,18 +9,18 @@ use tokio::sync::{Notify, mpsc};
 
 use super::bed::{Bed, PATIENCE, l4, read_head, read_to_close, rest};
 
-/// A server that reads requests and says nothing until it is told to: then it says `words`.
+/// A server that reads requests and writes `then` only when it is told to.
 struct Silent {
     port: u16,
-    /// Told of each request that it has.
+    /// Gets a message for each request that has come.
     asked: mpsc::UnboundedReceiver<()>,
     speaks: Arc<Notify>,
-    /// Connections that have ended before it spoke.
+    /// Number of connections that ended before the server spoke.
     left: Arc<AtomicUsize>,
 }
 
 impl Silent {
-    /// `first` is said at once.
+    /// `first` is written at once.
     async fn new(first: &'static str, then: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -62,7 +62,7 @@ fn get(target: &str) -> String {
     format!("GET http://{target}/ok/x HTTP/1.1\r\nHost: {target}\r\n\r\n")
 }
 
-/// No answer yet, and a begun one.
+/// What the server writes first: nothing, or the beginning of an answer.
 const BEGINNINGS: [&str; 2] = ["", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbegun"];
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn a_client_that_is_gone_leaves_nothing_behind_in_a_tunnel() {
     up.is_left().await;
 }
 
-/// As `nc -N` does.
+/// A client that half-closes, as `nc -N` does.
 #[tokio::test]
 async fn a_client_that_only_sends_no_more_gets_its_answer() {
     let mut up = Silent::new("", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
@@ -128,8 +128,8 @@ async fn a_client_that_only_sends_no_more_gets_its_answer() {
     assert_eq!(up.left.load(Ordering::Relaxed), 0);
 }
 
-/// A server of no protocol that keeps what it has open, whatever its client does, and says `words` when it is
-/// told to.
+/// A server of no protocol that keeps its connections open, whatever its client does, and writes `words` when
+/// it is told to.
 async fn raw(words: &'static [u8]) -> (u16, mpsc::UnboundedReceiver<()>, Arc<Notify>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

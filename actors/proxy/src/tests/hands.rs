@@ -1,4 +1,4 @@
-//! Connections that another program speaks on after their decision: on bytes that nobody judges, and on
+//! Connections on which another program speaks after the decision: relayed bytes, which nobody judges, and
 //! messages.
 
 use std::sync::atomic::Ordering;
@@ -40,7 +40,7 @@ async fn a_relayed_tunnel_ends_when_another_program_holds_it() {
     assert!(denied(&bed), "{:?}", bed.journal.lines());
 }
 
-/// Also one on which its client has said nothing yet, and its server speaks.
+/// A tunnel also ends if its client has sent nothing yet, and only its server speaks.
 #[tokio::test]
 async fn a_relayed_tunnel_ends_for_who_only_listens() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -72,7 +72,7 @@ async fn a_relayed_tunnel_goes_on_where_nobody_can_tell() {
         sleep(HOLDER_LOOK / 20).await;
     }
     assert!(echoes(&mut stream).await && !denied(&bed));
-    // And of one that is quiet nobody is asked, once the look that the last byte was owed is over.
+    // No look is made at a quiet tunnel, once the one that its last byte caused is over.
     let mut looks = 0;
     loop {
         let asked = bed.who.asked.load(Ordering::Relaxed);
@@ -85,7 +85,7 @@ async fn a_relayed_tunnel_goes_on_where_nobody_can_tell() {
     }
 }
 
-/// Nobody can tell who holds the stream any more; passes bytes until that is on record.
+/// Makes the stream's holder unknown, and passes bytes until that is on record.
 async fn until_held(bed: &Bed, stream: &mut TcpStream) {
     bed.who.untold.store(true, Ordering::Relaxed);
     let passes = async {
@@ -112,8 +112,8 @@ async fn looked_twice(bed: &Bed) {
     }
 }
 
-/// What nobody can tell the holder of may be so by another agent's doing: it is held, and goes on when that
-/// is over.
+/// That a tunnel's holder can't be found out may be another agent's doing: the tunnel is held, and goes on
+/// when that is over.
 #[tokio::test]
 async fn a_relayed_tunnel_that_nobody_is_known_to_hold_waits() {
     let port = echo().await;
@@ -121,7 +121,7 @@ async fn a_relayed_tunnel_that_nobody_is_known_to_hold_waits() {
     let (_, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
     until_held(&bed, &mut stream).await;
     looked_twice(&bed).await;
-    // What came before it was held.
+    // Discards what came before the tunnel was held.
     while stream.try_read(&mut [0; 64]).is_ok() {}
     stream.write_all(b"held").await.unwrap();
     looked_twice(&bed).await;
@@ -137,7 +137,7 @@ async fn a_relayed_tunnel_that_nobody_is_known_to_hold_waits() {
     tokio::time::timeout(super::bed::PATIENCE, goes_on).await.expect("it goes on");
 }
 
-/// And one that its client has left meanwhile is over: nobody reads of it that it was.
+/// A held tunnel that its client has left meanwhile is over, though nothing reads from it.
 #[tokio::test]
 async fn a_held_tunnel_that_its_client_has_left_is_over() {
     let port = echo().await;
@@ -153,7 +153,7 @@ async fn a_held_tunnel_that_its_client_has_left_is_over() {
     tokio::time::timeout(super::bed::PATIENCE, over).await.expect("it is over");
 }
 
-/// A WebSocket's server, which gives everything back; and the agent's end of it, after the handshake.
+/// A bed with a WebSocket echo server, and the agent's end after the handshake.
 async fn websocket(endpoint: impl Fn(u16) -> String) -> (Bed, TcpStream) {
     let port = websockets::echo("").await;
     let bed = Bed::new(&endpoint(port)).await;
@@ -188,7 +188,7 @@ async fn a_judged_message_is_its_senders() {
     assert_eq!(said(&mut stream).await, MESSAGE[..4]);
     stream.read_exact(&mut [0; 5]).await.unwrap();
     *bed.who.path.lock().unwrap() = OTHER;
-    // For so long the last look is good.
+    // Waits until the last look is no longer good.
     sleep(IDENTITY_FRESH).await;
     assert!(is_refusal(said(&mut stream).await));
     assert!(denied(&bed), "{:?}", bed.journal.lines());

@@ -1,4 +1,4 @@
-//! What a destination says before its answer, from one end to the other.
+//! Interim answers, from the destination to the agent.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ fn hint(what: &str) -> String {
     )
 }
 
-/// As the agent gets it.
+/// An interim answer as the agent gets it.
 fn hinted(what: &str) -> String {
     format!("HTTP/1.1 103 Early Hints\r\nlink: <{what}>; rel=preload\r\n\r\n")
 }
 
-/// Says what each path asks for: `together` a hint and the answer at once, `first` the answer only when told
-/// to, `late` a hint behind its answer, `many` more hints than anybody wants.
+/// Answers by the path: `together` a hint and the answer at once, `first` the answer only when told to,
+/// `late` a hint after its answer, `many` more hints than are passed on.
 async fn upstream<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, go_on: &Semaphore) {
     loop {
         let head = read_head(&mut stream).await;
@@ -55,7 +55,7 @@ async fn upstream<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, go_on: &Sema
     }
 }
 
-/// A bed whose one destination is that, in the clear or in TLS.
+/// A bed whose one destination is that upstream, in the clear or in TLS.
 async fn bed(tls: bool) -> (Bed, String, Arc<Semaphore>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -89,8 +89,8 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> String {
     head
 }
 
-/// One that comes long before its answer is passed on at once, one that comes with it goes first, and each
-/// belongs to its own request.
+/// A hint that comes long before its answer is passed on at once, one that comes with its answer goes first,
+/// and each belongs to its own request.
 async fn hints_on<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     target: &str,
@@ -148,7 +148,7 @@ async fn they_keep_their_place_among_pipelined_requests() {
     }
 }
 
-/// HTTP/1.0 knows no answer before the answer, and what a destination says behind its answer is nobody's.
+/// HTTP/1.0 has no interim answers, and one that comes after its answer belongs to no request.
 #[tokio::test]
 async fn who_takes_none_gets_none() {
     let (bed, target, _) = bed(false).await;
@@ -168,8 +168,8 @@ async fn who_takes_none_gets_none() {
     }
 }
 
-/// Python's own client, for one, takes a hint for its answer, and its next question's answer for what comes
-/// behind: that must not be another destination's.
+/// Some clients, such as Python's own, take a hint for the answer, and the answer for that to their next
+/// request: it must not be another destination's.
 #[tokio::test]
 async fn where_requests_go_elsewhere_none_comes() {
     let (bed, target, _) = bed(false).await;
@@ -181,7 +181,7 @@ async fn where_requests_go_elsewhere_none_comes() {
     }
 }
 
-/// Hints are no answer: who sends nothing else is waited for no longer than who is silent.
+/// Hints are no answer: a server that sends nothing else gets no more time than a silent one.
 #[tokio::test(start_paused = true)]
 async fn hints_alone_are_no_answer() {
     let (bed, target, _) = bed(false).await;

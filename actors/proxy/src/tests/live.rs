@@ -65,7 +65,7 @@ async fn a_reload_ends_only_what_it_refuses() {
     second.write_all(get.replace("/ok/s", "/ok/t").as_bytes()).await.unwrap();
     read_until(&mut second, "data: first").await;
 
-    // Nothing changes for anyone.
+    // The new policy changes nothing for any of them.
     bed.reload(&all);
     tell.send("data: second\n\n").unwrap();
     read_until(&mut stream, "data: second").await;
@@ -89,8 +89,8 @@ async fn a_reload_ends_only_what_it_refuses() {
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
 }
 
-/// What a kept connection reaches is judged by the policy of each request, not by that under which it was
-/// dialled.
+/// The address of a kept connection is judged by the policy in force at each request, not by the one under
+/// which it was dialled.
 #[tokio::test]
 async fn a_new_rule_for_addresses_holds_on_kept_connections() {
     let up = super::bed::Raw::ok().await;
@@ -107,7 +107,7 @@ async fn a_new_rule_for_addresses_holds_on_kept_connections() {
         head
     };
     let (_, mut used) = bed.connect(&target).await;
-    // CONNECT has resolved its name, and nothing was asked yet.
+    // CONNECT has resolved the name, and no request has come yet.
     let (_, mut unused) = bed.connect(&target).await;
     for _ in 0..2 {
         assert!(ask(&mut used).await.starts_with("HTTP/1.1 200"));
@@ -166,7 +166,7 @@ async fn connections_outlive_the_accept_tasks() {
     }
 }
 
-/// The upload is no less a part of the exchange: whether its answer is whole already, or not read.
+/// An upload ends with the exchange's decision, even if the answer is complete already, or is not read.
 #[tokio::test]
 async fn an_upload_ends_with_its_decision() {
     for whole in [true, false] {
@@ -175,7 +175,7 @@ async fn an_upload_ends_with_its_decision() {
             false => Raw::new(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await,
         };
         let bed = Bed::new(&rest("up.test", up.port)).await;
-        // No window for the answer: nobody asks for its body.
+        // No window for the answer, so that its body isn't asked for.
         let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(0)
             .handshake(TokioIo::new(bed.open().await))
@@ -195,7 +195,7 @@ async fn an_upload_ends_with_its_decision() {
         while bed.deps.tracker.revoked_total() == 0 {
             tokio::task::yield_now().await;
         }
-        // Until nobody takes it any more, or long after it would have arrived.
+        // Sends until the upload is refused, or until long after it would have arrived.
         for _ in 0..20 {
             if tell.send_data(Bytes::from_static(b"LATER")).await.is_err() {
                 break;
@@ -221,13 +221,13 @@ async fn a_relayed_websocket_ends_when_its_messages_are_to_be_judged() {
         "- {{ host: ws.test, port: {port}, protocol: websocket, rules: [ {{ allow: {{ method: GET, path: '/ok/**' }} }}, \
          {{ allow: {{ method: WEBSOCKET_TEXT, path: '/ok/**', text: 'good*' }} }} ] }}"
     ));
-    // 1008, and nothing of what it says now.
+    // A close frame with 1008, and nothing of what is said from now on.
     let mut got = [0; 4];
     stream.read_exact(&mut got).await.unwrap();
     assert_eq!((got[0], &got[2..]), (0x88, &1008_u16.to_be_bytes()[..]));
 }
 
-/// Requests on streams of one connection have no more connections to servers than there are.
+/// The streams of one connection can't have more connections to servers than the sandbox may.
 #[tokio::test]
 async fn connections_to_servers_are_counted_each() {
     const CAPACITY: usize = 4;
@@ -256,17 +256,17 @@ async fn connections_to_servers_are_counted_each() {
     }
 }
 
-/// How many connections one agent may have of twelve, alone.
+/// How many of twelve connections one agent may have while it is the only one.
 const SHARE: usize = 11;
 
-/// Whatever one agent does with its connections, another's are served.
+/// Whatever one agent does with its connections, another agent's are served.
 #[tokio::test]
 async fn one_agent_leaves_connections_to_the_others() {
     let up = Raw::ok().await;
     let get = format!("GET http://up.test:{0}/ok/x HTTP/1.1\r\nHost: up.test:{0}\r\n\r\n", up.port);
     let bed = Bed::with_capacity(&rest("up.test", up.port), 12).await;
     let is = |party| bed.who.party.store(party, std::sync::atomic::Ordering::Relaxed);
-    // One that speaks on each of its own, and keeps them.
+    // An agent that sends a request on each of its connections, and keeps them open.
     is(1);
     let mut open = Vec::new();
     let refused = loop {
@@ -290,7 +290,7 @@ async fn one_agent_leaves_connections_to_the_others() {
     while bed.deps.tracker.connections() > 0 {
         tokio::task::yield_now().await;
     }
-    // One that says nothing at all: the house is full until it is known whose they are.
+    // An agent that sends nothing at all: all places are taken until it is known whose the connections are.
     is(1);
     let asked = || bed.who.asked.load(std::sync::atomic::Ordering::Relaxed);
     let (mut silent, before) = (Vec::new(), asked());
@@ -301,7 +301,7 @@ async fn one_agent_leaves_connections_to_the_others() {
         tokio::task::yield_now().await;
     }
     let settled = async {
-        // All of them: one that is asked about later would be the other agent's.
+        // Wait for all of them: one that is identified later would count as the other agent's.
         while bed.deps.tracker.connections() > SHARE || asked() < before + 12 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }

@@ -1,4 +1,4 @@
-//! What is judged behind the head: bodies and messages that pass arrive byte for byte, refused ones never.
+//! What is judged after the head, bodies and messages: allowed ones arrive byte for byte, refused ones never.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -29,7 +29,7 @@ async fn post(bed: &Bed, port: u16, path: &str, headers: &str, body: &[u8]) -> S
     bed.talk([head.as_bytes(), b"\r\n", body].concat()).await
 }
 
-/// With the right headers; gives whether it arrived, whole.
+/// Sends a body with the right headers, and returns whether it arrived whole.
 async fn sent(bed: &Bed, up: &Raw, path: &str, body: &str) -> bool {
     let before = up.seen().len();
     let headers = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
@@ -182,7 +182,7 @@ async fn operations_are_judged_by_their_real_root_fields() {
     }
 }
 
-/// As short ones are, though they are read beside the workers.
+/// Long bodies are judged as short ones are, though they are read in `block_in_place`.
 #[tokio::test]
 async fn long_operations_are_judged_all_the_same() {
     let up = Raw::ok().await;
@@ -233,7 +233,7 @@ fn text(first: u8, payload: &str) -> Vec<u8> {
     out
 }
 
-/// A server that agrees to a handshake, says hello in a text frame, and tells all bytes that it gets.
+/// A server that accepts a handshake, sends a hello in a text frame, and passes on all bytes that it gets.
 async fn talkative() -> (u16, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -300,7 +300,7 @@ async fn messages_of_graphql_are_judged_by_what_they_ask_for() {
     good_ones_arrive_and_bad_ones_end_it(rules, &good, bad).await;
 }
 
-/// On one connection for each bad message, which follows the good ones.
+/// Opens a connection for each bad message, which is sent after the good ones.
 async fn good_ones_arrive_and_bad_ones_end_it<const N: usize>(
     rules: &str,
     good: &[u8],

@@ -1,4 +1,4 @@
-//! Peers of HTTP/2 that grant no room: what waits for them ends, and gives back what it holds.
+//! HTTP/2 peers that grant no window: what waits for them ends, and gives back what it holds.
 //!
 //! Time is the runtime's own, and streams are in memory, so that hours pass at once and nothing else does.
 
@@ -39,7 +39,7 @@ async fn client_with(bed: &Bed, builder: Builder<TokioExecutor>) -> (SendRequest
     (sender, served)
 }
 
-/// What a client that takes little at a time grants.
+/// Window of a client that reads little at a time.
 const WINDOW: usize = 16 * 1024;
 
 fn small_window() -> Builder<TokioExecutor> {
@@ -62,7 +62,7 @@ async fn an_answer_that_nobody_reads_ends_with_its_connection() {
         let (mut sender, served) = client_with(&bed, small_window()).await;
         let _unread = get(&mut sender, path).await;
         timeout(WRITE_STALL * 2, served).await.unwrap_or_else(|_| panic!("{path} ends")).unwrap();
-        // What stood behind the answer is gone as well: it was written down.
+        // What the answer held is gone as well, since its end was recorded.
         while !bed.journal.lines().iter().any(|line| line.starts_with("end Some(200)")) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -76,8 +76,7 @@ async fn an_answer_that_is_read_slowly_goes_on() {
     let mut slow = get(&mut sender, ENDLESS).await.into_body();
     for _ in 0..8 {
         tokio::time::sleep(WRITE_STALL / 2).await;
-        // As much as a window: less of it grants no room at all (the library's receivers wait for half of
-        // one).
+        // As much as a window: reading less grants no room at all (hyper's receivers wait for half of one).
         let mut read = 0;
         while read < 4 * 1024 * 1024 {
             let frame = http_body_util::BodyExt::frame(&mut slow).await.unwrap().unwrap();
@@ -106,8 +105,8 @@ async fn a_large_chunk_that_is_taken_slowly_goes_on() {
     assert_eq!(read, 2 * LARGE_BYTES);
 }
 
-/// So does one that takes less than a frame in all that time, whether or not the answer is over for its
-/// sender.
+/// An answer also goes on if its receiver takes less than a frame in all that time, whether or not the sender
+/// is done with it.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_taken_by_the_kilobyte_goes_on() {
     const LITTLE: usize = 1024;
@@ -127,7 +126,7 @@ async fn an_answer_that_is_taken_by_the_kilobyte_goes_on() {
     }
 }
 
-/// What nobody takes is seen also of an answer that its sender is done with.
+/// An answer that isn't read is noticed even if its sender is done with it.
 #[tokio::test(start_paused = true)]
 async fn the_end_of_an_answer_that_nobody_reads_ends_its_connection() {
     let bed = Bed::new(&rest("up.test", 1)).await;

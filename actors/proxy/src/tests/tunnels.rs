@@ -78,8 +78,8 @@ async fn a_server_may_speak_first() {
     assert_eq!(read_to_close(&mut stream).await, "SSH!");
 }
 
-/// A tunnel may end before its client has said what could be judged: what its server said has gone on all the
-/// same.
+/// A tunnel may end before its client has sent enough to be judged: what its server sent has been passed on
+/// all the same.
 #[tokio::test]
 async fn what_a_server_said_first_is_on_record_however_the_tunnel_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -122,7 +122,7 @@ async fn another_name_in_the_client_hello_is_refused() {
     }
     assert_eq!(up.seen(), "");
     assert_eq!(bed.journal.lines().iter().filter(|line| line.starts_with("deny l4 -")).count(), 2);
-    // By whom, and what the tunnel was judged by.
+    // The record names the program, and the entry and generation that the tunnel was judged by.
     assert_eq!(bed.journal.refused(), [format!("{AGENT} test 1"), format!("{AGENT} test 1")]);
 }
 
@@ -173,7 +173,7 @@ async fn relayed_tls_is_end_to_end() {
     assert_eq!(read_to_close(&mut stream).await, "secret");
 }
 
-/// What a client says first that wants this name.
+/// Returns the ClientHello of a client that wants this name.
 fn hello(bed: &Bed, name: &'static str) -> Vec<u8> {
     let roots = vec![bed.world.certificate().clone()];
     let config = crate::tls::upstream_config_with_roots(roots).unwrap();
@@ -183,8 +183,8 @@ fn hello(bed: &Bed, name: &'static str) -> Vec<u8> {
     bytes
 }
 
-/// A HelloRetryRequest, as far as anybody reads who doesn't answer it, and a record of compatibility behind
-/// it.
+/// A HelloRetryRequest, as far as it is read by a side that doesn't answer it, followed by a compatibility
+/// record.
 fn retry() -> Vec<u8> {
     let random = b"\xcf\x21\xad\x74\xe5\x9a\x61\x11\xbe\x1d\x8c\x02\x1e\x65\xb8\x91\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c";
     [
@@ -196,8 +196,8 @@ fn retry() -> Vec<u8> {
     .concat()
 }
 
-/// What stands between the two hellos of one connection: nothing, a record of compatibility, data that was
-/// sent too early, an alert.
+/// What may come between the two hellos of one connection: nothing, a compatibility record, early data, an
+/// alert.
 const BETWEEN: [&[u8]; 4] =
     [b"", b"\x14\x03\x03\x00\x01\x01", b"\x17\x03\x03\x00\x03abc", b"\x15\x03\x03\x00\x02\x01\x5a"];
 
@@ -307,7 +307,7 @@ async fn websocket(listener: TcpListener, accept: &'static str, tls: Option<toki
     });
 }
 
-/// Whoever serves `evil` reads each name that is looked up.
+/// The server of `evil` sees each name that is looked up.
 #[tokio::test]
 async fn what_no_endpoint_says_is_looked_up_so_many_times_a_minute() {
     let port = echo().await;
@@ -322,8 +322,8 @@ async fn what_no_endpoint_says_is_looked_up_so_many_times_a_minute() {
         let answer = bed.talk(connect(format!("bytes-{n}.evil"))).await;
         assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("is not looked up"), "{answer}");
     }
-    // One that they have heard already tells nothing, an address is none, and what an endpoint says isn't
-    // counted.
+    // A name that was looked up before tells the server nothing new, an address is no name, and names that an
+    // endpoint has aren't counted.
     assert!(bed.talk(connect("bytes-0.evil".into())).await.starts_with("HTTP/1.1 502 "));
     let address = bed.talk(connect("127.0.0.1".into())).await;
     assert!(address.starts_with("HTTP/1.1 403 ") && !address.contains("is not looked up"), "{address}");
@@ -410,7 +410,7 @@ async fn http2_alone(listener: TcpListener, tls: Arc<rustls::ServerConfig>, take
         while let Ok((stream, _)) = listener.accept().await {
             let tls = tls.clone();
             tokio::spawn(async move {
-                // Whoever offers HTTP/1.1 alone gets an alert.
+                // A client that offers HTTP/1.1 alone gets an alert.
                 let Ok(stream) = tls.accept(stream).await else { return };
                 let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 if takes {
@@ -467,7 +467,7 @@ async fn a_refused_handshake_is_an_ordinary_answer_and_closes() {
     assert!(!up.seen().contains("smuggled"));
 }
 
-/// Servers that pass over an alert would read another name behind it.
+/// Servers that skip an alert would read another name after it.
 #[tokio::test]
 async fn nothing_of_tls_goes_before_the_hello() {
     for before in [&[0x15, 3, 1, 0, 2, 1, 90][..], &[0x14, 3, 1, 0, 1, 1], &[0x18, 3, 3, 0, 3, 1, 0, 0]] {

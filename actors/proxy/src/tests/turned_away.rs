@@ -18,14 +18,14 @@ use crate::tls::Alpn;
 enum Turns {
     /// The stream is refused.
     Stream,
-    /// The connection takes nothing more, nor has it taken this.
+    /// The connection takes no more requests, and has not taken this one.
     Connection,
     /// The stream is ended for another reason.
     Otherwise,
 }
 
-/// A server of HTTP/2 that turns the first request away and answers those of further connections; how many
-/// requests it has seen.
+/// An HTTP/2 server that turns the first request away and answers those of further connections. Returns the
+/// number of requests that it has seen.
 async fn server(bed: &Bed, listener: TcpListener, turns: Turns) -> Arc<AtomicUsize> {
     let seen = Arc::new(AtomicUsize::new(0));
     let acceptor = TlsAcceptor::from(bed.upstream_tls("up.test", Alpn::H2OrHttp1));
@@ -85,9 +85,9 @@ async fn what_a_server_has_not_looked_at_is_sent_once_more() {
     for (turns, method, status, requests) in [
         (Turns::Stream, Method::GET, 200, 2),
         (Turns::Connection, Method::GET, 200, 2),
-        // It may have been looked at.
+        // The server may have looked at the request.
         (Turns::Otherwise, Method::GET, 502, 1),
-        // Its body is on its way, and isn't kept.
+        // The request's body is on its way, and isn't kept.
         (Turns::Stream, Method::POST, 502, 1),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -101,7 +101,7 @@ async fn what_a_server_has_not_looked_at_is_sent_once_more() {
         let (answer, body) = exchange(stream, request.body(body).unwrap()).await;
         assert_eq!(answer.status, status, "{turns:?} {method} {body:?}");
         assert_eq!(seen.load(Ordering::Relaxed), requests, "{turns:?} {method}");
-        // One decision, however often it is sent.
+        // One decision, however often the request is sent.
         let allowed = |line: &String| line.starts_with("allow") && line.ends_with("/ok/x");
         assert_eq!(bed.journal.lines().into_iter().filter(allowed).count(), 1);
     }

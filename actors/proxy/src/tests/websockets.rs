@@ -1,4 +1,4 @@
-//! WebSockets by hand: a client's handshake, a server's yes, and one that gives everything back.
+//! WebSockets by hand: a client's handshake, a server's acceptance, and an echo server.
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -16,7 +16,7 @@ pub fn handshake(target: &str, host: &str, fields: &str) -> String {
     )
 }
 
-/// The yes to [`KEY`].
+/// The acceptance of [`KEY`].
 pub fn agreed(fields: &str) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -24,7 +24,7 @@ pub fn agreed(fields: &str) -> String {
     )
 }
 
-/// A server for one client, whose bytes come back to it. Its port.
+/// Starts an echo server for one client, and returns its port.
 pub async fn echo(fields: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

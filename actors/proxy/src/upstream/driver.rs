@@ -18,19 +18,20 @@ use crate::limits::{SETTINGS_LOOK, SETTINGS_WITHIN};
 use crate::stall::{Watch, Watched};
 use crate::tracker::Way;
 
-/// A connection's life; ends with the last of its users.
+/// Keeps a connection alive; the connection ends with the last of its users.
 #[derive(Debug)]
 pub(crate) struct Driver {
     task: JoinHandle<()>,
     ends: Ends,
 }
 
-/// What of a connection goes with its driver.
+/// The parts of a connection that end with its driver.
 #[derive(Debug)]
 enum Ends {
-    /// The task holds the stream, or whoever it was upgraded for.
+    /// The stream is held by the task or, after an upgrade, by the upgrade's owner.
     Http1(#[expect(dead_code, reason = "held for its drop")] Way),
-    /// Tasks of the library's hold the stream. How many requests its server takes at a time.
+    /// The stream, held by hyper's own tasks, ends with the leash. The number is how many requests the server
+    /// takes at a time.
     Http2(Leash, Arc<AtomicUsize>),
 }
 
@@ -43,7 +44,7 @@ impl Driver {
         Self { task, ends: Ends::Http1(way) }
     }
 
-    /// `tell` is told whether the server takes WebSockets. The connection ends where one of the bodies in
+    /// `tell` turns true if the server takes WebSockets. The connection ends if one of the bodies in
     /// `uploads` stalls.
     pub(super) fn http2<T>(
         connection: http2::Connection<TokioIo<T>, Watched<Body>, TokioExecutor>,
@@ -60,7 +61,7 @@ impl Driver {
         let task = tokio::spawn(async move {
             let moving = async {
                 told(drive(connection, tell, &noted).await);
-                // The server takes no more requests; those under way go on in the library's tasks.
+                // The server takes no more requests; those under way go on in hyper's tasks.
                 std::future::pending::<()>().await;
             };
             tokio::select! {
@@ -74,7 +75,8 @@ impl Driver {
         Self { task, ends: Ends::Http2(leash, most) }
     }
 
-    /// For how long nothing has come from its server; of HTTP/2 alone, where that isn't one request's affair.
+    /// For how long nothing has come from the server. `None` for HTTP/1, where silence concerns one request
+    /// only.
     pub(super) fn silent_for(&self) -> Option<Duration> {
         match &self.ends {
             Ends::Http1(_) => None,
@@ -82,8 +84,8 @@ impl Driver {
         }
     }
 
-    /// How many requests its server takes at a time, by the time of the last one: before its first word what
-    /// the library takes that to be.
+    /// How many requests the server takes at a time, as known when the last one was sent; before the server
+    /// has said, what hyper assumes.
     pub(super) fn most(&self) -> usize {
         match &self.ends {
             Ends::Http1(_) => 1,
@@ -104,8 +106,8 @@ fn told(ended: hyper::Result<()>) {
     }
 }
 
-/// Moves a connection's bytes, and looks meanwhile whether WebSockets are taken on it, where somebody wants
-/// to know: the library has the server's settings some time, and tells nobody when.
+/// Drives a connection. With `tell`, also polls for whether the server takes WebSockets, since hyper doesn't
+/// report when it has the server's settings.
 async fn drive<T>(
     mut connection: http2::Connection<TokioIo<T>, Watched<Body>, TokioExecutor>,
     tell: Option<watch::Sender<bool>>,
@@ -137,7 +139,7 @@ where
         }
     }
     std::future::poll_fn(|cx| {
-        // Each request has it polled; the server's settings alone don't.
+        // Each request causes a poll; the server's settings alone don't.
         most.store(connection.current_max_send_streams(), Ordering::Relaxed);
         Pin::new(&mut connection).poll(cx)
     })

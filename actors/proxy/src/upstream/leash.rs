@@ -1,9 +1,9 @@
-//! A stream to a server that ends when its leash is let go, whoever holds it then.
+//! A stream to a server that ends when its leash is dropped, whoever holds the stream then.
 //!
-//! The library of HTTP/2 gives a connection's stream to tasks of its own, and they keep it as long as a
-//! request body waits for a server that takes nothing. Whoever owns the connection ends it from here, and
-//! sees here how long its server has been silent. The connection counts among the sandbox's for as long as
-//! the stream is there, not its users.
+//! hyper's HTTP/2 gives a connection's stream to tasks of its own, which keep it for as long as a request
+//! body waits for a server that reads nothing. By the leash, the connection's owner ends the stream, and sees
+//! how long the server has been silent. The connection counts against the sandbox's limit for as long as the
+//! stream exists, not its users.
 
 use std::io;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ struct Shared {
     over: AtomicBool,
     reader: AtomicWaker,
     made: Instant,
-    /// When its server was last heard, in milliseconds after that.
+    /// When the server was last heard, in milliseconds after `made`.
     heard: AtomicU64,
 }
 
@@ -60,7 +60,7 @@ impl Shared {
 pub(super) struct Leash(Arc<Shared>);
 
 impl Leash {
-    /// Ends the stream when it is told to, and holds nothing.
+    /// Returns a handle that can end the stream, but whose drop doesn't.
     pub(super) fn ender(&self) -> Ender {
         Ender(Arc::clone(&self.0))
     }
@@ -111,7 +111,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Leashed<T> {
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if read.is_pending() {
             self.shared.reader.register(cx.waker());
-            // It may have ended before the waker stood there.
+            // It may have been ended before the waker was registered.
             self.shared.check()?;
         }
         ready!(read)?;
