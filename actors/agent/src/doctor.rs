@@ -311,7 +311,11 @@ fn cgroups() -> Finding {
     };
     match cgroup::available() {
         Ok(offered) if WANTED.iter().all(|wanted| offered.iter().any(|offer| offer == wanted)) => {
-            Finding::new("cgroup_limits", Verdict::Enforced, "memory, pids and cpu can be handed down")
+            let has_io = offered.iter().any(|offer| offer == "io");
+            let of_disks =
+                if has_io { "; io too" } else { "; io can't, so `disk_read` and `disk_write` are refused" };
+            let detail = format!("memory, pids and cpu can be handed down{of_disks}");
+            Finding::new("cgroup_limits", Verdict::Enforced, detail)
         }
         Ok(offered) if offered.is_empty() => absent("no controller is delegated to this cgroup".into()),
         Ok(offered) => absent(format!("only {}", offered.join(", "))),

@@ -10,7 +10,7 @@ use crate::sys;
 use serde::{Serialize, de::DeserializeOwned};
 use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 
 /// The protocol's version; a peer with another one is refused, never guessed at.
@@ -125,10 +125,22 @@ impl Wire {
         deadline: Option<Duration>,
     ) -> Result<(), WireError> {
         let bytes = encode(body)?;
+        self.within(deadline, sys::fd::Ready::Writable, || send_packet(self.socket.as_fd(), &bytes, fds))
+    }
+
+    /// Tries until it is done, or the socket has not been ready for it within `deadline` in all.
+    fn within<T>(
+        &self,
+        deadline: Option<Duration>,
+        ready: sys::fd::Ready,
+        attempt: impl Fn() -> Result<T, WireError>,
+    ) -> Result<T, WireError> {
+        let begun = Instant::now();
         loop {
-            match send_packet(self.socket.as_fd(), &bytes, fds) {
+            match attempt() {
                 Err(WireError::NotReady) => {
-                    if !sys::fd::wait(self.socket.as_fd(), sys::fd::Ready::Writable, deadline)? {
+                    let left = deadline.map(|deadline| deadline.saturating_sub(begun.elapsed()));
+                    if !sys::fd::wait(self.socket.as_fd(), ready, left)? {
                         return Err(WireError::NotReady);
                     }
                 }
@@ -150,16 +162,7 @@ impl Wire {
     /// # Errors
     /// See [`WireError`]; [`WireError::NotReady`] after the deadline.
     pub fn recv<T: DeserializeOwned>(&self, deadline: Option<Duration>) -> Result<Packet<T>, WireError> {
-        loop {
-            match self.try_recv() {
-                Err(WireError::NotReady) => {
-                    if !sys::fd::wait(self.socket.as_fd(), sys::fd::Ready::Readable, deadline)? {
-                        return Err(WireError::NotReady);
-                    }
-                }
-                done => return done,
-            }
-        }
+        self.within(deadline, sys::fd::Ready::Readable, || self.try_recv())
     }
 
     /// Receives without waiting.

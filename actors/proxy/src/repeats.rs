@@ -62,11 +62,13 @@ impl Repeats {
             state.recorded = 0;
             state.seen.retain(|_, seen| now.duration_since(seen.recorded) < REPEAT || seen.since > 0);
         }
-        if state.recorded >= MAX_RECORDS_PER_MINUTE || state.seen.len() >= MAX_REMEMBERED {
+        let is_full = state.seen.len() >= MAX_REMEMBERED && !state.seen.contains_key(what);
+        if is_full {
+            let forgotten = state.seen.extract_if(|_, seen| now.duration_since(seen.recorded) >= REPEAT);
+            state.unrecorded += forgotten.map(|(_, seen)| seen.since).sum::<u64>();
+        }
+        if is_full || state.recorded >= MAX_RECORDS_PER_MINUTE {
             state.unrecorded += 1;
-            if state.seen.len() >= MAX_REMEMBERED {
-                state.seen.retain(|_, seen| now.duration_since(seen.recorded) < REPEAT);
-            }
             return None;
         }
         state.recorded += 1;
@@ -99,5 +101,37 @@ mod tests {
         tokio::time::advance(REPEAT).await;
         let told = refused.due("a.test").unwrap();
         assert!(told.contains("9 times more") && told.contains("881 other refusals"), "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_refusal_is_forgotten_uncounted() {
+        let refused = Repeats::new();
+        let mut sent = 0;
+        let mut due = |what: String| {
+            sent += 1;
+            let told = refused.due(&what)?;
+            // Itself, and all that it speaks for.
+            let of = |word: &str| Some(told.split(word).next()?.rsplit(' ').next()?.parse::<u64>().ok()?);
+            Some(1 + of(" times more").unwrap_or_default() + of(" other refusals").unwrap_or_default())
+        };
+        let mut told = 0;
+        // New kinds until the table is full, each repeated once; some of them again, later.
+        for minute in 0..12 {
+            for n in 0..MAX_RECORDS_PER_MINUTE {
+                for _ in 0..2 {
+                    told += due(format!("n{}.test", minute * 60 + n)).unwrap_or_default();
+                }
+            }
+            tokio::time::advance(REPEAT).await;
+        }
+        for _ in 0..2 {
+            for n in 0..2000 {
+                told += due(format!("n{n}.test")).unwrap_or_default();
+                tokio::time::advance(REPEAT / 100).await;
+            }
+        }
+        let waits: u64 = refused.0.lock().unwrap().seen.values().map(|seen| seen.since).sum();
+        let waits = waits + refused.0.lock().unwrap().unrecorded;
+        assert_eq!(told + waits, sent);
     }
 }

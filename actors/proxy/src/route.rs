@@ -333,7 +333,7 @@ pub(crate) fn judge_unresolved(name: &DomainName, rule: &AddressRule) -> Result<
             Some("have this machine resolve names (`resolve: local`), or leave `allowed_ips` out"),
         );
     }
-    if !rule.exact_host && (!text.contains('.') || INTERNAL.iter().any(below)) {
+    if !rule.exact_host && (!text.contains('.') || INTERNAL.contains(&text) || INTERNAL.iter().any(below)) {
         return denied(
             format!("`{name}` is an internal name, and its addresses are not known here (`resolve: proxy`)"),
             Some("name the host exactly, without wildcard"),

@@ -50,8 +50,9 @@ pub(crate) async fn keep_supervisor(
             Err(_) => return gone(tree.task.await, false),
         },
         () = sleep_until(until) => {
-            let _ = stop(tree, deadlines, orders).await;
-            return Gone::failed(Failure::StartTimedOut { deadline_ms: millis(deadlines.start) });
+            let stopped = stop(tree, deadlines, orders).await;
+            let failed = Gone::failed(Failure::StartTimedOut { deadline_ms: millis(deadlines.start) });
+            return Gone { exit: failed.exit, ..stopped };
         }
     }
     tokio::select! { biased;

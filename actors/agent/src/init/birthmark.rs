@@ -116,8 +116,9 @@ impl Birthmarks {
         let number = self.next;
         self.next = self.next.saturating_add(1);
         if self.names.len() >= MAX_NAMES {
+            // As many as are in use: init's table bounds these.
             let oldest = self.names.iter().position(|(name, _)| !is_used(name));
-            self.names.remove(oldest.unwrap_or_default());
+            oldest.and_then(|oldest| self.names.remove(oldest));
         }
         self.names.push_back((agent.to_owned(), number));
         number
