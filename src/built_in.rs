@@ -1,9 +1,8 @@
-//! The policies that are built in, by their names, and how a file is told from one. Never here: reading a
-//! file.
+//! The built-in policies by their names, and how a file's path is told from such a name. Reads no file.
 
 use policy::Builtin;
 
-/// Whether what stands for a preset is a file's path: no built-in one has such a name.
+/// Whether a preset's name is a file's path: no built-in preset has such a name.
 pub fn is_a_file(preset: &str) -> bool {
     preset.contains('/') || preset.ends_with(".yaml") || preset.ends_with(".yml")
 }

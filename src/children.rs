@@ -1,4 +1,4 @@
-//! Children of ours and their ends. Never waits for one without a bound.
+//! Our child processes and their ends. Never waits for one without a limit.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -11,27 +11,27 @@ use nix::unistd::Pid;
 
 use crate::waits::GONE_WITHIN;
 
-/// Ends a child by force, and collects it. One that the kernel can't end yet (an agent of an init's may hang
-/// in a dead file system, or in a debugger's hands) runs no more code: nobody waits for it longer, and the
-/// heart collects it, or whoever collects what the heart leaves.
+/// Kills a child and reaps it. A child that the kernel can't end yet (an init whose agent hangs in a dead
+/// file system, or under a debugger) runs no more code. It is waited for no longer than [`GONE_WITHIN`]; the
+/// heart reaps it later, or the process that inherits the heart's children.
 pub fn end_child(child: &Child) -> Option<ExitStatus> {
     child.kill();
     if has_ended_within(child, GONE_WITHIN) { reap(child) } else { None }
 }
 
-/// Whether a child is over, collected or not.
+/// Whether a child has ended, reaped or not.
 pub fn has_ended(child: &Child) -> bool {
     has_ended_within(child, Duration::ZERO)
 }
 
-/// The same, waiting for it so long.
+/// As [`has_ended`], after waiting up to `patience`.
 pub fn has_ended_within(child: &Child, patience: Duration) -> bool {
     let within = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, within).is_ok_and(|n| n > 0)
 }
 
-/// How one ended, as the rest of a sentence.
+/// Returns how a child ended, as the rest of a sentence.
 pub fn end_in_words(how: Option<ExitStatus>) -> String {
     match how {
         Some(ExitStatus::Code(code)) => format!("ended with exit code {code}"),
@@ -40,7 +40,7 @@ pub fn end_in_words(how: Option<ExitStatus>) -> String {
     }
 }
 
-/// Collects an ended child.
+/// Reaps an ended child.
 pub fn reap(child: &Child) -> Option<ExitStatus> {
     match waitpid(Pid::from_raw(child.pid), Some(WaitPidFlag::__WALL)).ok()? {
         WaitStatus::Exited(_, code) => Some(ExitStatus::Code(code)),

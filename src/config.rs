@@ -1,7 +1,7 @@
 //! `cofferdam.yaml`: the file that `up` runs from, read once and checked whole.
 //!
-//! Holds the model and its reading, no behaviour. Unknown fields are errors, and so are values that can't be
-//! had: a field that protects is never ignored in silence.
+//! Holds the data model and its parser, no behaviour. Unknown fields and impossible values are errors: a
+//! field that protects is never silently ignored.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,9 +26,9 @@ pub use health::{Health, HealthUrl};
 
 /// A configuration file larger than this is refused before it is parsed.
 const FILE_MAX: u64 = 1 << 20;
-/// What helps where there is none.
+/// The remedy if there is no such file.
 const MEND: &str = "name the right one (`up -f FILE`, `run --config FILE`), or write it: `cofferdam onboard` does, and docs/config.md has an example";
-/// The least of a processor: the kernel takes no less than 1 ms of each 100 (`cpu.max`).
+/// The smallest share of a processor: the kernel takes no less than 1 ms of every 100 (`cpu.max`).
 const CPU_MIN: f64 = 0.01;
 /// The most processors; far above any machine's.
 pub const CPU_MAX: f64 = 4096.0;
@@ -60,7 +60,7 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// Providers and routes of `inference.local`.
     pub inference: Option<gateway::config::Inference>,
-    /// Keys that the agent names and never has, by name.
+    /// Credentials that the agents use by placeholders and never see, by name.
     #[serde(default)]
     pub credentials: proxy::credentials::Section,
     /// Limits on what the agents may use together.
@@ -68,7 +68,7 @@ pub struct Config {
     pub limits: Limits,
     /// The metrics listener.
     pub metrics: Option<Metrics>,
-    /// More certificate authorities for upstream servers, a PEM file relative to this file.
+    /// A PEM file with additional root certificates for upstream servers, relative to this file.
     pub upstream_ca: Option<PathBuf>,
     /// Certificates for upstream servers that demand one.
     #[serde(default)]
@@ -91,7 +91,7 @@ pub struct Agent {
     /// When it is started again.
     #[serde(default)]
     pub restart: Restart,
-    /// Whether it still answers, and what follows when it doesn't.
+    /// The health check: whether the agent still answers, and what follows when it doesn't.
     #[serde(default)]
     pub health: Option<Health>,
     /// Variables set inside.
@@ -115,7 +115,7 @@ pub struct Restart {
 }
 
 impl Default for Restart {
-    /// An agent in a file is meant to be there always: ten restarts in ten minutes, then it is left down.
+    /// An agent in a file is meant to run always. After ten restarts in ten minutes it stays down.
     fn default() -> Self {
         Self {
             policy: RestartPolicy::Always,
@@ -243,7 +243,7 @@ impl Config {
         Self::of_text(&crate::given::read(path, FILE_MAX, MEND)?, path)
     }
 
-    /// Checks a text as the file that it is, or is to be.
+    /// Parses and checks a text as the content of the file `path`, which need not exist yet.
     ///
     /// # Errors
     /// The first thing that is wrong, and where.
@@ -258,7 +258,7 @@ impl Config {
             *relative = base.join(&relative);
         }
         for preset in config.presets.iter_mut().filter(|preset| built_in::is_a_file(preset)) {
-            // Of a text and a path that is one no part is lost.
+            // Nothing is lost here: the preset is text, and `base` is a directory whose path is text too.
             *preset = base.join(&*preset).to_string_lossy().into_owned();
         }
         for cert in &mut config.client_certs {
@@ -289,7 +289,8 @@ impl Config {
         self.approvals.check().map_err(|why| format!("approvals: {why}"))?;
         self.credentials.check().map_err(|faults| faults.to_string())?;
         self.limits.check().map_err(|why| format!("limits.{why}"))?;
-        // A connection to port 0 reaches nothing, and nobody would know which one the kernel chose.
+        // A connection to port 0 reaches nothing, and when listening on it the kernel would choose an unknown
+        // port.
         if self.forwards.iter().any(|forward| forward.listen.port() == 0 || forward.to == 0) {
             return Err("forwards: a port is a number from 1 to 65535".into());
         }
@@ -300,11 +301,11 @@ impl Config {
     }
 }
 
-/// An address on which more than one of them would listen.
+/// Returns an address on which more than one of the forwards would listen.
 pub fn twice(forwards: &[Forward]) -> Option<SocketAddr> {
     let listens: Vec<SocketAddr> = forwards.iter().map(|forward| forward.listen).collect();
     let clash = |a: &SocketAddr, b: &SocketAddr| {
-        // Any address of a machine is one of all of them.
+        // The unspecified address covers every address of the machine.
         let is_one = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
         a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && is_one
     };
@@ -332,7 +333,7 @@ impl Agent {
 }
 
 impl Limits {
-    /// Whether each is a bound under which anything could run.
+    /// Checks that something could run under each limit.
     fn check(&self) -> Result<(), String> {
         let none = |bytes: Option<bytesize::ByteSize>| bytes.is_some_and(|bytes| bytes.as_u64() == 0);
         let rows = [

@@ -1,7 +1,7 @@
 //! Writing for people: standard output for results, standard error (`cofferdam: …`) for messages.
 //!
 //! Never panics on a closed pipe, and colours only where the stream is a terminal and `NO_COLOR` is unset.
-//! Who waits for a reader that has stopped reading, and how long, is `outlet`'s.
+//! Which process waits for a reader that has stopped reading, and how long, is up to `outlet`.
 
 mod outlet;
 
@@ -26,17 +26,17 @@ pub enum LogFormat {
     Json,
 }
 
-/// Whether messages are JSON: of this process and of those that are forked from it.
+/// Whether the messages of this process, and of those forked from it, are JSON.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Has messages said in this form from now on.
+/// Sets the format of messages from now on.
 pub fn speak(format: LogFormat) {
     JSON.store(format == LogFormat::Json, Ordering::Relaxed);
 }
 
-/// Prints a message for people on standard error; as an object on one line, of the form that the supervisor's
-/// log has, where that was asked for. It says what is done: what is to be looked at is for [`warn`], what
-/// failed or was refused for [`fault`].
+/// Prints a message for people on standard error, or as a JSON object on one line, in the format of the
+/// supervisor's log, if that was asked for. For what was done. What the operator should look at is for
+/// [`warn`], what failed or was refused for [`fault`].
 pub fn say(message: &str) {
     tell(Level::INFO, message);
 }
@@ -55,7 +55,7 @@ fn tell(level: Level, message: &str) {
     outlet::put(worded(level, message).as_bytes());
 }
 
-/// A message as it is read: whole lines.
+/// Returns a message as it is printed: whole lines.
 fn worded(level: Level, message: &str) -> String {
     if JSON.load(Ordering::Relaxed) {
         let said = serde_json::json!({
@@ -73,13 +73,13 @@ pub fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints a value as indented JSON on standard output, in ASCII: what is an agent's in it does nothing to a
+/// Prints a value as indented JSON on standard output, in ASCII, so that an agent's text in it can't affect a
 /// terminal.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     put_json(serde_json::to_string_pretty(value))
 }
 
-/// As [`print_json`], on one line: one of many.
+/// As [`print_json`], on one line, for output of one value per line.
 pub fn print_json_line(value: &impl serde::Serialize) -> Result<(), Failure> {
     put_json(serde_json::to_string(value))
 }
@@ -119,27 +119,27 @@ impl Paint {
         self.with(Style::new().fg_color(Some(Color::Ansi(colour))), text)
     }
 
-    /// What was allowed, what is well.
+    /// Colours what was allowed or is in order.
     pub fn good(self, text: &str) -> String {
         self.colour(AnsiColor::Green, text)
     }
 
-    /// What was refused, what failed.
+    /// Colours what was refused or has failed.
     pub fn bad(self, text: &str) -> String {
         self.colour(AnsiColor::Red, text)
     }
 
-    /// What to look at.
+    /// Colours what the operator should look at.
     pub fn warn(self, text: &str) -> String {
         self.colour(AnsiColor::Yellow, text)
     }
 
-    /// Headings.
+    /// Formats a heading.
     pub fn bold(self, text: &str) -> String {
         self.with(Style::new().bold(), text)
     }
 
-    /// Asides.
+    /// Formats an aside.
     pub fn dim(self, text: &str) -> String {
         self.with(Style::new().dimmed(), text)
     }
@@ -149,17 +149,17 @@ fn wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
-/// As [`harmless`], of what is one row or line.
+/// As [`harmless`], for text that must stay on one line.
 pub fn one_line(text: &str) -> String {
     harmless(text).replace('\n', "\\n").replace('\t', "\\t")
 }
 
-/// Most characters of a text in quotes.
+/// How many characters of a text [`quoted`] shows.
 const QUOTED: usize = 200;
 
-/// What an agent chose, where a person decides by it: in quotes that it can't end, without a command in it
-/// that could be copied, without a gap that could push what follows out of sight, and with everything spelt
-/// out that is no printable ASCII, since letters look alike.
+/// Quotes text that an agent chose and that a person decides by. The text can't end the quotes, holds no
+/// command in backticks that could be copied, and no gap that could push what follows out of sight.
+/// Everything but printable ASCII is escaped, since letters look alike.
 pub fn quoted(text: &str) -> String {
     let mut shown = String::from("\"");
     let mut before = ' ';
@@ -180,15 +180,15 @@ pub fn quoted(text: &str) -> String {
     shown
 }
 
-/// Text of an agent's for a person's terminal: everything that could move the cursor, set a title or a
-/// clipboard, or turn the reading direction is shown as an escape instead of done.
+/// Makes an agent's text safe for a person's terminal: everything that could move the cursor, set a title or
+/// a clipboard, or change the reading direction is escaped.
 pub fn harmless(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '\n' | '\t' => shown.push(c),
-            // What isn't seen hides in what is read: without width (Unicode's Default_Ignorable_Code_Point),
-            // or blank and no space.
+            // Invisible characters, which could hide in the text: those without width (Unicode's
+            // Default_Ignorable_Code_Point), and blanks that are no spaces.
             '\u{ad}'
             | '\u{34f}'
             | '\u{115f}'
@@ -218,7 +218,7 @@ pub fn harmless(text: &str) -> String {
     shown
 }
 
-/// Rows of cells as a table: columns padded to their widest cell, two spaces between.
+/// Formats rows of cells as a table: columns padded to their widest cell, two spaces between them.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| seen(s)).max().unwrap_or(0);
@@ -236,7 +236,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// The columns a cell takes on the screen: its characters, colour sequences (`ESC [ … m`) not counted.
+/// Returns how many columns a cell takes on screen: its characters except colour sequences (`ESC [ … m`).
 fn seen(cell: &str) -> usize {
     let mut columns = 0;
     let mut in_escape = false;
@@ -251,7 +251,7 @@ fn seen(cell: &str) -> usize {
     columns
 }
 
-/// A path as one word of a command that is to be copied into a shell.
+/// Quotes a path as one word of a command that is to be copied into a shell.
 pub fn as_word(path: &Path) -> String {
     let text = path.to_string_lossy();
     shlex::try_quote(&text).unwrap_or_default().into_owned()

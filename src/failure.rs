@@ -1,6 +1,6 @@
 //! How a command fails: an exit code, and a line that says what happened and what to do.
 //!
-//! A value and nothing else: it is told by whoever ends with it ([`crate::console`]).
+//! A plain value: the caller that ends with it prints it ([`crate::console`]).
 
 use std::io;
 
@@ -24,7 +24,7 @@ impl Failure {
         Self { code: REFUSED, message: message.into() }
     }
 
-    /// Already told on another way (a listing that found faults): only the code is left.
+    /// A failure that was reported already (a listing that found faults): only the exit code is left.
     pub fn silent(code: u8) -> Self {
         Self { code, message: String::new() }
     }

@@ -1,4 +1,4 @@
-//! Files that the operator names: read whole, bounded, and never waited for.
+//! Reads files that the operator names: whole, up to a limit, and without waiting.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,13 +7,13 @@ use std::path::Path;
 
 use crate::failure::Failure;
 
-/// A file of certificates has at most so many bytes: twenty times those that systems bring.
+/// Bytes of a file of certificates at most: twenty times the size of the bundles that systems ship.
 const CERTIFICATES_MAX: u64 = 4 << 20;
 
-/// Reads a file of at most `max` bytes; `mend` is what helps where there is none.
+/// Reads a file of at most `max` bytes. `mend` is the remedy to suggest if there is no such file.
 ///
 /// # Errors
-/// When it isn't there, is no file or too large.
+/// It doesn't exist, isn't a plain file, is too large, or isn't UTF-8.
 pub fn read(path: &Path, max: u64, mend: &str) -> Result<String, Failure> {
     let told = |why: String| Failure::refused(format!("{}: {why}", path.display()));
     let failed = |e: io::Error| match e.kind() {
@@ -23,7 +23,7 @@ pub fn read(path: &Path, max: u64, mend: &str) -> Result<String, Failure> {
     let file = if is_stdin(path) {
         io::stdin().as_fd().try_clone_to_owned().map(File::from)
     } else if is_descriptor(path) {
-        // One that the shell hands over may be a pipe, whose writer the shell has started.
+        // A descriptor that the shell passes may be a pipe, whose writer the shell has started.
         File::open(path)
     } else {
         policy::open_regular(path)
@@ -49,8 +49,8 @@ pub fn read_certificates(path: &Path, what: &str) -> Result<String, Failure> {
     read(path, CERTIFICATES_MAX, mend).map_err(|why| Failure::refused(format!("{what} {}", why.message)))
 }
 
-/// Whether a path leads to what this process has open: `<(…)` of a shell, `/dev/stdin`. To every other
-/// process the same path means something else.
+/// Whether a path leads to an open descriptor of this process: `<(…)` of a shell, `/dev/stdin`. To every
+/// other process the same path means something else.
 pub fn is_descriptor(path: &Path) -> bool {
     is_stdin(path) || ["/dev/fd", "/proc/self/fd", "/dev/stdin"].iter().any(|place| path.starts_with(place))
 }

@@ -1,8 +1,8 @@
 //! Which host users a sandbox runs as.
 //!
-//! An ordinary user: itself. Root: the users `gateway` and `sandbox` where the host has them, else two
-//! numbers of the range that systemd keeps for dynamic users (61184–65519), chosen once per name and written
-//! down.
+//! Started by an ordinary user, it runs as that user. Started by root, it runs as the users `gateway` and
+//! `sandbox` if the host has them, else as two ids from the range that systemd keeps for dynamic users
+//! (61184–65519). They are chosen once per sandbox and written down.
 
 mod pairs;
 
@@ -29,20 +29,20 @@ pub fn choose(claim: &Claim) -> Result<Ids, Failure> {
     choose_in(claim, claim.dir.parent().unwrap_or(Path::new("/")))
 }
 
-/// The same of one whose directory is not among the others of its state directory yet.
+/// As [`choose`], for a sandbox whose directory isn't in its final place in the state directory `state` yet.
 pub fn choose_in(claim: &Claim, state: &Path) -> Result<Ids, Failure> {
     choose_with(|| dynamic_beside(claim, &[Root::locate(None)?.dir(), state]))
 }
 
-/// Has its directory come to its place `to`, which must be free, and its ids go with it: nobody chooses
-/// meanwhile. Where that fails nothing is there.
+/// Moves a sandbox's directory to its place `to`, which must be free, and records its ids for that place. No
+/// other process chooses ids meanwhile. If it fails, nothing is at `to`.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] where something is there; else the kernel's.
+/// [`io::ErrorKind::AlreadyExists`] if something is at `to`; otherwise errors of system calls.
 pub fn moved(claim: &Claim, ids: Ids, state: &Path, to: &Path) -> io::Result<()> {
     let here = nix::fcntl::AT_FDCWD;
     let rename = || match nix::fcntl::renameat2(here, &claim.dir, here, to, RenameFlags::RENAME_NOREPLACE) {
-        // A filesystem without it: at worst an empty directory's place is taken.
+        // A filesystem without RENAME_NOREPLACE: at worst this replaces an empty directory.
         Err(Errno::EINVAL) => fs::rename(&claim.dir, to),
         other => Ok(other?),
     };
@@ -50,8 +50,8 @@ pub fn moved(claim: &Claim, ids: Ids, state: &Path, to: &Path) -> io::Result<()>
         (Ids::Rooted { .. }, Some(first)) => {
             let usual = Root::locate(None).map_err(|failure| io::Error::other(failure.message))?;
             let pairs = Pairs::locked(&[usual.dir(), state])?;
-            // Before it is there: a record of what isn't holds nobody up, and where none can be made nothing
-            // has come to its place.
+            // Recorded before the move: a record of a directory that doesn't exist holds up no other sandbox,
+            // and if recording fails nothing was moved yet.
             pairs.record(first, &fs::canonicalize(state)?.join(to.file_name().unwrap_or_default()))?;
             rename()
         }
@@ -59,14 +59,14 @@ pub fn moved(claim: &Claim, ids: Ids, state: &Path, to: &Path) -> io::Result<()>
     }
 }
 
-/// The ids of a sandbox that is built only to see whether it can be, and has no name.
+/// The ids of a sandbox without a name, which is built only to see whether it can be.
 pub struct Trial {
     pub ids: Ids,
-    /// No sandbox gets the pair as long as this is there.
+    /// Keeps the pair from every sandbox as long as this exists.
     _tried: Option<Tried>,
 }
 
-/// Chooses them.
+/// Chooses the ids of a trial.
 pub fn trial() -> Result<Trial, Failure> {
     let mut held = None;
     let ids = choose_with(|| {
@@ -77,8 +77,9 @@ pub fn trial() -> Result<Trial, Failure> {
     Ok(Trial { ids, _tried: held })
 }
 
-/// One that nobody has. Where nothing can be locked nothing is on record either: then as far as processes
-/// show. What is tried may take long, or be stopped, so others choose meanwhile.
+/// Returns a pair that is free. If nothing can be locked, nothing is recorded either, and only running
+/// processes show which pairs are taken. The lock isn't held during the trial, which may take long or be
+/// stopped.
 fn pair_for_trial(places: &[&Path]) -> Result<(u32, Option<Tried>), Failure> {
     let told = |e: io::Error| Failure::refused(format!("can't choose user ids: {e}"));
     let pairs = match Pairs::locked(places) {
@@ -94,7 +95,7 @@ fn pair_for_trial(places: &[&Path]) -> Result<(u32, Option<Tried>), Failure> {
     Ok((first, tried))
 }
 
-/// By its first id.
+/// Returns the pair that begins with `first`.
 fn pair(first: u32) -> (Id, Id) {
     let id = |n: u32| Id { uid: n, gid: n };
     (id(first), id(first + 1))
@@ -118,7 +119,8 @@ fn choose_with(dynamic: impl FnOnce() -> Result<(Id, Id), Failure>) -> Result<Id
     Ok(Ids::Rooted { gateway, sandbox })
 }
 
-/// The host's two users, if they are two: as one, the agent could do all that the gateway can.
+/// Returns the host's two users, which must be different: as one user, the agent could do all that the
+/// gateway can.
 fn two(gateway: Id, sandbox: Id) -> Result<(Id, Id), Failure> {
     let same = match (gateway.uid == sandbox.uid, gateway.gid == sandbox.gid) {
         (false, false) => return Ok((gateway, sandbox)),
@@ -131,9 +133,9 @@ fn two(gateway: Id, sandbox: Id) -> Result<(Id, Id), Failure> {
     )))
 }
 
-/// Lets the gateway make, change and remove what is its own in the state directory, and nothing else there:
-/// the directory stays root's, sticky (unlink(2)). What an earlier gateway of the sandbox wrote is given to
-/// this one.
+/// Lets the gateway make, change and remove its own files in the sandbox's directory, and nothing else: the
+/// directory stays root's, sticky (unlink(2)). Files that an earlier gateway of the sandbox wrote are given
+/// to this one.
 pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
     let Ids::Rooted { gateway, .. } = ids else { return Ok(()) };
     let told = |e: io::Error| Failure::refused(format!("{}: {e}", claim.dir.display()));
@@ -154,19 +156,20 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a file is one of the audit log's, one that a crash left before it had its name among them: where
-/// it can't be opened, the log begins no new file any more.
+/// Whether a file belongs to the audit log, including one that a crash left before it got its final name: if
+/// that one can't be opened, the log can't begin a new file.
 pub fn is_of_log(name: &str) -> bool {
     matches!(name, "audit.head" | "audit.next") || name.starts_with("audit") && name.ends_with(".jsonl")
 }
 
-/// Whether a file is one that a gateway keeps for the next one's run.
+/// Whether a file is one that a gateway keeps for the next run.
 fn is_kept(name: &str) -> bool {
     [gateway::budgets::FILE, APPROVALS].iter().any(|file| kept::is_of(file, name)) || name == APPROVALS_ASIDE
 }
 
-/// A directory that is a gateway's already, with the files in it. By descriptor: where all sandboxes'
-/// gateways are one user, one that runs, in strange hands, could put something else in its place meanwhile.
+/// Gives the directory of logs, which is a gateway's already, and the files in it to another gateway. Works
+/// by descriptor: if all sandboxes' gateways are one user, a compromised one that runs could put something
+/// else in its place meanwhile.
 fn give_logs(path: &Path, to: Id) -> io::Result<()> {
     let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
     let logs = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -178,10 +181,10 @@ fn give_logs(path: &Path, to: Id) -> io::Result<()> {
     Ok(())
 }
 
-/// Changes the owner of a plain file that has no other name: a second one may lie anywhere. What was looked
-/// at is what is given, whatever has its name by then.
+/// Changes the owner of a plain file. A file with a second name is left alone, since that name may be
+/// anywhere. The file that was checked is the one that is given, whatever has its name by then.
 fn give_own(path: &Path, to: Id) -> io::Result<()> {
-    // Opened for nothing but that: a pipe doesn't wait, and of a link it is the link itself.
+    // O_PATH: opening a pipe doesn't block, and opening a link opens the link itself.
     let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
     let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -196,7 +199,7 @@ fn give_own(path: &Path, to: Id) -> io::Result<()> {
     Ok(fchownat(&file, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?)
 }
 
-/// Changes the owner of a path of ours, never through a link.
+/// Changes the owner of a path; never follows a link.
 pub fn give(path: &Path, to: Id) -> io::Result<()> {
     std::os::unix::fs::lchown(path, Some(to.uid), Some(to.gid))
 }
@@ -243,10 +246,10 @@ fn taken(first: u32, holder: &Holder, path: &Path) -> String {
     )
 }
 
-/// The first pair, from a place that depends on the sandbox's directory, that no user of the host, no
-/// neighbour and nobody else has.
+/// Returns a pair that no user of the host, no neighbouring sandbox and nothing else (see `is_free`) has. The
+/// search starts at a place that depends on the sandbox's directory.
 fn free_pair(dir: &Path, places: &[&Path], is_free: impl Fn(u32) -> bool) -> Result<u32, Failure> {
-    // Also those that were there before anybody kept records.
+    // Also sandboxes from before pairs were recorded.
     let neighbours: Vec<u32> = places
         .iter()
         .filter_map(|place| fs::read_dir(place).ok())
@@ -270,7 +273,7 @@ fn unused(id: u32) -> bool {
         && matches!(nix::unistd::Group::from_gid(Gid::from_raw(id)), Ok(None))
 }
 
-/// Whether this user namespace maps the id: what "real root" means here (user_namespaces(7)).
+/// Whether this user namespace maps the id, which is what counts as real root here (user_namespaces(7)).
 fn maps(id: u32) -> bool {
     let Ok(map) = fs::read_to_string("/proc/self/uid_map") else { return false };
     map.lines().any(|line| {
@@ -290,7 +293,7 @@ mod tests {
     #[test]
     fn a_file_that_is_exchanged_meanwhile_is_not_given_away() {
         if !geteuid().is_root() {
-            // Nobody else gives anything away.
+            // An unprivileged user can't give files away.
             return;
         }
         const TRIES: usize = 200_000;
@@ -334,7 +337,7 @@ mod tests {
         kept::write(&of(&claims[0]), format!("{wanted}\n").as_bytes()).unwrap();
         assert_eq!(dynamic_beside(&claims[0], &places).unwrap().0.uid, wanted, "{first:?}");
         assert_ne!(dynamic_beside(&claims[1], &places).unwrap().0.uid, wanted);
-        // Nor one that was chosen when nobody knew of the other.
+        // A pair that two sandboxes chose when neither knew of the other is refused to the second.
         kept::write(&of(&claims[1]), format!("{wanted}\n").as_bytes()).unwrap();
         let refused = dynamic_beside(&claims[1], &places).unwrap_err().message;
         assert!(refused.contains("a/one has them") && refused.contains("b/one/ids"), "{refused}");

@@ -1,6 +1,6 @@
-//! Small files of our own in a sandbox's state directory, which one start leaves for the next. As root the
-//! gateway has a hand in that directory: what it put there is not ours, and nothing here goes through a link
-//! of its.
+//! Small files of our own in a sandbox's state directory, which one start leaves for the next. If cofferdam
+//! was started as root, the gateway can write to that directory too: its files don't count as ours, and no
+//! link of its is followed.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -8,13 +8,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// No such file needs more.
+/// Bytes of such a file at most; none needs more.
 const MAX: u64 = 4 << 20;
 
-/// What a file of ours holds; none where there is no such file, or what stands there is another's.
+/// Reads a file of ours. `None` if there is no such file, or what is there isn't a plain file of our own
+/// user's.
 ///
 /// # Errors
-/// When it can't be read, or is too large to be one of ours.
+/// It can't be read, or is too large to be one of ours.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -38,20 +39,21 @@ fn is_a_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::ELOOP)
 }
 
-/// What a file of ours may be to others: nothing.
+/// The mode of our files: others have no access.
 pub const OURS_ALONE: u32 = 0o600;
 
-/// Puts a file of ours there, whole or not at all, whatever stood there; on disk once this returns, name and
-/// all.
+/// Writes a file of ours, completely or not at all, and replaces whatever was there. When this returns, its
+/// content and its name are on disk.
 ///
 /// # Errors
-/// When it can't be written, or is more than is read.
+/// It can't be written, or is larger than what [`read`] accepts.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Aside::write(path, bytes, OURS_ALONE)?.replace()?;
     settle(path)
 }
 
-/// A file that is whole and on disk beside the place that it is for: gone again, unless it takes that.
+/// A complete file on disk, beside the place that it is for. Dropping it removes it, unless it was moved to
+/// that place.
 #[derive(Debug)]
 pub struct Aside {
     anew: PathBuf,
@@ -59,8 +61,8 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Writes one. The mode is set through the descriptor, under a random name; nothing is done by the final
-    /// path afterwards, since that may lead elsewhere by then.
+    /// Writes one. The mode is set by descriptor while the file has a random name. Nothing is done through
+    /// the final path afterwards, since that may lead elsewhere by then.
     ///
     /// # Errors
     /// As [`write`].
@@ -68,7 +70,7 @@ impl Aside {
         if bytes.len() as u64 > MAX {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        // A name that nobody can have taken beforehand.
+        // A random name, so that no other process can have made the file beforehand.
         let anew = place.with_extension(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(OURS_ALONE).open(&anew)?;
         let aside = Self { anew, place: place.to_owned() };
@@ -80,19 +82,18 @@ impl Aside {
         Ok(aside)
     }
 
-    /// Takes its place from whatever stands there, a link itself and not what it leads to.
+    /// Moves it to its place, and replaces whatever is there: a link itself, not what it leads to.
     ///
     /// # Errors
-    /// When that can't be. Nothing has changed then.
+    /// It can't be moved. Nothing has changed then.
     pub fn replace(self) -> io::Result<()> {
         fs::rename(&self.anew, &self.place)
     }
 
-    /// Takes its place where nothing stands.
+    /// Moves it to its place if nothing is there.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] where anything does, a link that leads nowhere too. Nothing has
-    /// changed then.
+    /// [`io::ErrorKind::AlreadyExists`] if anything is there, even a dangling link. Nothing has changed then.
     pub fn take(self) -> io::Result<()> {
         fs::hard_link(&self.anew, &self.place)
     }
@@ -104,27 +105,27 @@ impl Drop for Aside {
     }
 }
 
-/// Has a name on disk, too.
+/// Syncs the directory of `path`, so that the file's name is on disk too.
 ///
 /// # Errors
-/// When it can't be known that it is.
+/// It can't be known whether the name is on disk.
 pub fn settle(path: &Path) -> io::Result<()> {
-    // fsync(2): a file's own says nothing of the directory's entry.
+    // fsync(2) of a file doesn't cover its directory entry.
     File::open(beside(path))?.sync_all()
 }
 
-/// The directory that a path is in.
+/// Returns the directory that a path is in.
 pub fn beside(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Removes from the working directory what a process left that was killed while it wrote `name`. For when
-/// nobody else writes.
+/// Removes from the working directory what a process left that was killed while it wrote `name`. No other
+/// process may be writing it.
 pub fn clear_away(name: &str) {
     clear_away_in(Path::new("."), name);
 }
 
-/// The same from another directory.
+/// As [`clear_away`], in the directory `dir`.
 pub fn clear_away_in(dir: &Path, name: &str) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.filter_map(Result::ok) {
@@ -134,7 +135,7 @@ pub fn clear_away_in(dir: &Path, name: &str) {
     }
 }
 
-/// Whether a file is `name`, or what that was to become when its writer was killed.
+/// Whether a file is `name`, or a temporary file for it that was left when its writer was killed.
 pub fn is_of(name: &str, file: &str) -> bool {
     file == name || is_aside(name, file)
 }
@@ -201,7 +202,7 @@ mod tests {
         write(&at("victim"), b"theirs").unwrap();
         let aside = Aside::write(&at("open"), b"ours", 0o644).unwrap();
         assert!(!at("open").exists() && mode(&aside.anew) == 0o644);
-        // Whoever may write beside it takes the name meanwhile.
+        // Another process that may write to the directory takes the name meanwhile.
         std::os::unix::fs::symlink("victim", at("open")).unwrap();
         assert_eq!(aside.take().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         Aside::write(&at("open"), b"ours", 0o644).unwrap().replace().unwrap();

@@ -1,8 +1,8 @@
-//! Reading the agents' logs: every file of a sandbox, rotated ones too, merged by time, and on from there.
+//! Reads the agents' logs: every file of a sandbox, rotated ones too, merged by time, and then follows them.
 //!
-//! One reader for the command line and for the control API. It only reads, and never through a link: as root,
-//! what lies there is the work of a gateway, which may be in strange hands, and which may read less than
-//! root.
+//! One reader for the command line and for the control API. It only reads, and never follows a link: if
+//! cofferdam runs as root, the files were written by a gateway, which may be compromised, and which may read
+//! less than root.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -15,33 +15,33 @@ use std::path::{Path, PathBuf};
 use redactor::open_unlinked;
 use redactor::pump::LogLine;
 
-/// No line that was written is longer: a text of 16 KiB, each byte escaped sixfold, with room to spare.
+/// Bytes of a line at most: a text of 16 KiB, each byte escaped to six, with room to spare.
 const LINE_MAX: usize = 128 << 10;
 
-/// The logs of one sandbox, and how far they were read.
+/// The logs of one sandbox, and how far they have been read.
 #[derive(Debug)]
 pub struct Logs {
-    /// By descriptor: its name may lead elsewhere a moment later.
+    /// Opened once: its path may lead elsewhere a moment later.
     dir: File,
     agent: Option<String>,
     sources: BTreeMap<String, Source>,
-    /// Whether a look has begun, and not yet come to the end of what there is.
+    /// Whether a pass over the files has begun and not yet come to their end.
     looking: bool,
 }
 
 impl Logs {
-    /// From the beginning; of one agent only, where it is named.
+    /// Opens the logs at their beginning; of one agent only, if it is named.
     ///
     /// # Errors
-    /// When there is no such directory; a link to one is none.
+    /// There is no such directory, or it is a link to one.
     pub fn open(dir: &Path, agent: Option<String>) -> io::Result<Self> {
         let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
         let dir = OpenOptions::new().read(true).custom_flags(flags).open(dir)?;
         Ok(Self { dir, agent, sources: BTreeMap::new(), looking: false })
     }
 
-    /// From so many lines before the end on. Read through once to count them: no more is held of a long log
-    /// than of a short one.
+    /// Opens the logs `lines` lines before their end. They are read once to count the lines, so that a long
+    /// log takes no more memory than a short one.
     ///
     /// # Errors
     /// As [`Self::open`], or when what is there can't be read.
@@ -58,7 +58,7 @@ impl Logs {
         Ok(last)
     }
 
-    /// The agents that have written anything, by name.
+    /// Returns the names of the agents that have written anything.
     pub fn agents(&self) -> io::Result<BTreeSet<String>> {
         let mut agents = BTreeSet::new();
         for entry in fs::read_dir(self.there())? {
@@ -71,9 +71,8 @@ impl Logs {
         format!("/proc/self/fd/{}", self.dir.as_raw_fd()).into()
     }
 
-    /// The next line, by the time of each agent's next one; none where all has been read that is there by
-    /// now. No more is held of a log than a line, and no more than one file of it is open, however much is
-    /// there.
+    /// Returns the earliest of the agents' next lines. `None` if everything that is there by now has been
+    /// read. Of each log only one line is held and only one file is open, however much there is.
     pub fn next_line(&mut self) -> io::Result<Option<LogLine>> {
         let there = self.there();
         if !std::mem::replace(&mut self.looking, true) {
@@ -94,12 +93,13 @@ impl Logs {
     }
 }
 
-/// Whether a file of a sandbox's logs is one.
+/// Whether a file in the directory of logs is a log, by its name.
 pub fn is_a_log(name: &str) -> bool {
     parts(OsStr::new(name)).is_some()
 }
 
-/// Whose log a file is, and the how-manieth before the one that is being written.
+/// Returns which agent's log a file is, and its rotation number: 0 for the one that is being written, higher
+/// numbers for older ones.
 fn parts(name: &OsStr) -> Option<(&str, u32)> {
     let name = name.to_str()?;
     if let Some(agent) = name.strip_suffix(".log") {
@@ -109,8 +109,8 @@ fn parts(name: &OsStr) -> Option<(&str, u32)> {
     Some((log.strip_suffix(".log")?, number.parse().ok().filter(|number| *number > 0)?))
 }
 
-/// The files of an agent, the newest first. One that is rotated meanwhile goes on to the next number: never
-/// past whoever opens them in this order.
+/// Returns the files of an agent, the newest first. A file that is rotated meanwhile gets the next number, so
+/// a reader that opens them in this order can't miss it.
 fn files(dir: &Path, agent: &str) -> io::Result<Vec<PathBuf>> {
     let mut numbers = BTreeSet::new();
     for entry in fs::read_dir(dir)? {
@@ -123,15 +123,15 @@ fn files(dir: &Path, agent: &str) -> io::Result<Vec<PathBuf>> {
     Ok(numbers.into_iter().map(|number| dir.join(name(number))).collect())
 }
 
-/// An agent's log while it is read.
+/// The state of reading one agent's log.
 #[derive(Debug, Default)]
 struct Source {
-    /// The file that was come to. What is open keeps its number, whatever it is called by now, and whether or
-    /// not it has been deleted.
+    /// The file that is being read. An open file keeps its device and inode numbers, whatever its name is by
+    /// now, and even if it was deleted.
     open: Option<Reading>,
-    /// Read, and not given out yet.
+    /// The next line, read but not yet returned.
     ahead: Option<LogLine>,
-    /// Nothing more was there in this look.
+    /// Whether this pass has found nothing more.
     is_dry: bool,
 }
 
@@ -146,7 +146,7 @@ impl Source {
                 self.is_dry = true;
                 break;
             };
-            // What was written between its end and its rotation.
+            // Reads what was written between our reaching its end and its rotation.
             self.ahead = self.open.as_mut().map_or(Ok(None), Reading::next_line)?;
             if self.ahead.is_none() {
                 self.open = Some(after);
@@ -156,7 +156,7 @@ impl Source {
     }
 }
 
-/// The file that was begun after this one; the oldest, where this one is none or has been deleted.
+/// Returns the file that was begun after `this`. The oldest file if `this` is `None` or has been deleted.
 fn file_after(dir: &Path, agent: &str, this: Option<&Reading>) -> io::Result<Option<Reading>> {
     let mut after = None;
     for path in files(dir, agent)? {
@@ -173,13 +173,13 @@ fn file_after(dir: &Path, agent: &str, this: Option<&Reading>) -> io::Result<Opt
     Ok(after)
 }
 
-/// How far a file was read.
+/// One open file, and how far it was read.
 #[derive(Debug)]
 struct Reading {
     file: BufReader<File>,
     /// Device and inode.
     number: (u64, u64),
-    /// Up to the end of a line.
+    /// Bytes read so far, up to the end of a line.
     offset: u64,
 }
 
@@ -189,8 +189,8 @@ impl Reading {
         Ok(Self { file: BufReader::new(file), number: (found.dev(), found.ino()), offset: 0 })
     }
 
-    /// The next whole line; none where there is none yet. One of a later version, or that nobody has written,
-    /// is passed over, not taken for the end.
+    /// Returns the next whole line, or `None` if there is none yet. A line that can't be parsed (of a later
+    /// version, or damaged) is skipped, and doesn't count as the end.
     fn next_line(&mut self) -> io::Result<Option<LogLine>> {
         let mut line = Vec::new();
         loop {
@@ -198,7 +198,8 @@ impl Reading {
             let most = LINE_MAX as u64;
             let length = self.file.by_ref().take(most).read_until(b'\n', &mut line)? as u64;
             if length < most && !line.ends_with(b"\n") {
-                // It is written yet, or taken back by its writer: read anew the next time.
+                // The line is still being written, or will be taken back by its writer: read it again the
+                // next time.
                 self.file.seek(SeekFrom::Start(self.offset))?;
                 return Ok(None);
             }
@@ -210,7 +211,7 @@ impl Reading {
     }
 }
 
-/// A log's name, which its path by descriptor hides.
+/// Returns a log's file name: its path goes through a descriptor and would mean nothing in a message.
 fn named(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -260,14 +261,14 @@ mod tests {
         append("a.log", line(2, "a", "two"));
         let mut logs = Logs::open(dir.path(), None).unwrap();
         assert_eq!(texts(&mut logs), ["one", "two"]);
-        // Between two looks, and further than one file.
+        // Rotated between two passes, and by more than one file.
         append("a.log", line(3, "a", "three"));
         fs::rename(at("a.log.1"), at("a.log.3")).unwrap();
         fs::rename(at("a.log"), at("a.log.2")).unwrap();
         append("a.log.1", line(4, "a", "four"));
         append("a.log", line(5, "a", "five"));
         assert_eq!(texts(&mut logs), ["three", "four", "five"]);
-        // In the middle of one: of two agents, each a line at a time.
+        // Rotated while it is being read, with two agents read alternately.
         append("b.log", line(1, "b", "other"));
         let mut both = Logs::open(dir.path(), None).unwrap();
         assert_eq!(both.next_line().unwrap().unwrap().text, "one");
@@ -277,7 +278,7 @@ mod tests {
         fs::rename(at("a.log"), at("a.log.1")).unwrap();
         append("a.log", line(6, "a", "six"));
         assert_eq!(texts(&mut both), ["other", "two", "three", "four", "five", "six"]);
-        // One that is gone is none that was read.
+        // A file that was deleted doesn't count as the one that was read.
         fs::remove_file(at("a.log.1")).unwrap();
         assert_eq!(texts(&mut both), Vec::<String>::new());
         fs::remove_file(at("a.log")).unwrap();
@@ -287,8 +288,8 @@ mod tests {
         assert_eq!(texts(&mut both), ["seven"]);
     }
 
-    /// Neither what was written to a file before it was rotated, nor one that came and went between two
-    /// looks, nor one that isn't kept.
+    /// Nothing is missed: neither what was written to a file just before its rotation, nor a file that came
+    /// and went between two passes, nor one that isn't kept.
     #[test]
     fn a_follower_loses_nothing_to_rotation() {
         let dir = tempfile::tempdir().unwrap();
@@ -322,7 +323,7 @@ mod tests {
         assert_eq!(texts(&mut logs), Vec::<String>::new());
     }
 
-    /// A gateway in strange hands could have its reader hold as much as it likes.
+    /// A compromised gateway must not make its reader use unlimited memory.
     #[test]
     fn a_line_that_nobody_wrote_is_passed_over() {
         let dir = tempfile::tempdir().unwrap();
@@ -334,7 +335,7 @@ mod tests {
         assert_eq!(texts(&mut Logs::open(dir.path(), None).unwrap()), ["one", "two", "three"]);
     }
 
-    /// What a gateway in strange hands may leave there shows its reader nothing of the host.
+    /// Whatever a compromised gateway leaves there must show its reader nothing of the host.
     #[test]
     fn nothing_is_read_through_a_link_and_a_pipe_keeps_nobody_waiting() {
         let dir = tempfile::tempdir().unwrap();

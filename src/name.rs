@@ -16,10 +16,10 @@ const NAME_MAX: usize = 63;
 pub struct Name(String);
 
 impl Name {
-    /// What a name must be, for people.
+    /// The rule for names, as messages state it.
     pub const RULE: &str = "use 1 to 63 lower-case letters, digits and '-', such as my-agent";
 
-    /// Whether a text is one.
+    /// Whether a text is a valid name.
     pub fn fits(text: &str) -> bool {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -37,7 +37,7 @@ impl Name {
         Err(Failure::refused(format!("'{}' can't name a sandbox: {}", text.escape_debug(), Self::RULE)))
     }
 
-    /// A name made from a command: its file name, with what can't stand in a name left out.
+    /// Makes a name from a command: its file name without the characters that a name can't have.
     pub fn from_command(command: &std::ffi::OsStr) -> Self {
         let file = Path::new(command).file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let kept: String =
@@ -45,7 +45,7 @@ impl Name {
         Self(if kept.is_empty() { "agent".into() } else { kept })
     }
 
-    /// Itself, or with a number behind it from the second on.
+    /// Returns the name for `n` up to 1, and the name with `-n` appended from 2 on.
     pub fn numbered(&self, n: u32) -> Self {
         if n <= 1 { self.clone() } else { Self(format!("{}-{n}", self.0)) }
     }

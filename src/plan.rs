@@ -1,8 +1,8 @@
 //! The plan: everything that was decided before the first process of a sandbox was made.
 //!
-//! The command makes it once, checked; the heart it becomes has it, the supervisor reads it from a sealed
-//! memory file, also after a restart, and nobody changes it. It holds no secret: those are in a sealed file
-//! of their own that only the supervisor opens.
+//! The command makes and checks it once. The heart, which the command becomes, has it in memory; each
+//! supervisor reads it from a sealed memory file. It is never changed. It holds no secret: those are in a
+//! sealed file of their own that only the supervisor opens.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,7 +18,8 @@ use crate::config::upstream::UpstreamProxy;
 use crate::config::{Forward, Health, Restart};
 use crate::console::LogFormat;
 
-/// Names of the descriptors that the heart keeps from the start. Others come at run time from the supervisor.
+/// Names of the descriptors that the heart keeps: some from the start, others sent by the supervisor at run
+/// time.
 pub mod slot {
     /// The sealed plan.
     pub const PLAN: &str = "plan";
@@ -40,25 +41,27 @@ pub mod slot {
     pub const AUTHORITY: &str = "authority";
     /// The sealed list of programs and their content at first use.
     pub const PINS: &str = "pins";
-    /// How often agents have guessed at credentials.
+    /// The sealed counts of agents' guesses at credentials.
     pub const GUESSES: &str = "guesses";
-    /// Which name has which address inside; written as names are asked for.
+    /// The file that maps names to addresses inside. It is written as names are looked up.
     pub const NAMES: &str = "names";
-    /// The sealed text of the policy in force, once it is another than the plan's.
+    /// The sealed text of the policy in force, once it differs from the plan's.
     pub const POLICY: &str = "policy";
-    /// How far generations have counted, and what the policy's file last held: what of the policy outlives a
-    /// cage.
+    /// The last generation's number, and what the policy's file last held: the part of the policy's state
+    /// that outlives a cage.
     pub const GENERATION: &str = "generation";
     /// The sealed list of agents that were over when another cage was built, and how they ended.
     pub const ENDED: &str = "ended";
     /// The sealed list of the processes that were stopped for another cage, by their numbers in the cage that
     /// was to be left.
     pub const STOPPED: &str = "stopped";
-    /// The sealed list of what is being put on record, by the records' names; gone once it is on disk.
+    /// The sealed list of events that are being recorded, with their record ids. It is released once they are
+    /// on disk.
     pub const NEWS: &str = "news";
     /// Listening forwards: `forward:0`, `forward:1`…, in the plan's order.
     pub const FORWARD: &str = "forward:";
-    /// The read ends of agents' output: `out:AGENT:STREAM`.
+    /// The read ends of agents' output: `out:AGENT:STREAM:PID-START`. For a terminal also its master and the
+    /// journal's write end, each with a suffix.
     pub const OUTPUT: &str = "out:";
 }
 
@@ -69,7 +72,7 @@ pub struct Plan {
     pub name: String,
     /// The state directory's path, for messages only: it is reached by descriptor.
     pub state: PathBuf,
-    /// What the heart's standard streams are for.
+    /// Foreground or service: what the heart's standard streams are for.
     pub mode: Mode,
     /// The cage.
     pub cage: agent::plan::CagePlan,
@@ -83,14 +86,14 @@ pub struct Plan {
     pub agents: Vec<AgentPlan>,
     /// Providers and routes of `inference.local`.
     pub inference: Option<gateway::config::Inference>,
-    /// What placeholders stand for, by reference, and where it may go.
+    /// The credentials that placeholders stand for, by reference, and where each may go.
     pub credentials: proxy::credentials::Section,
-    /// How long what no policy entry names waits for the operator's word; refused at once where nobody is
-    /// asked.
+    /// How long a request that no policy entry names waits for the operator's answer. `None`: it is refused
+    /// at once.
     pub approvals: Option<Duration>,
     /// Ports of this machine that lead inside.
     pub forwards: Vec<Forward>,
-    /// More roots for upstream servers, PEM.
+    /// Additional root certificates for upstream servers, PEM.
     pub upstream_ca: Option<String>,
     /// Certificates for upstream servers that demand one.
     pub client_certs: Vec<PlannedCert>,
@@ -98,22 +101,22 @@ pub struct Plan {
     pub upstream_proxy: Option<UpstreamProxy>,
     /// The operator's `SSL_CERT_FILE`, if set.
     pub system_roots: Option<PathBuf>,
-    /// Where systemd wants to hear that we are ready (sd_notify(3)), if it does.
+    /// The socket on which systemd wants to be told that we are ready (sd_notify(3)), if any.
     pub notify_socket: Option<String>,
     /// Whether `crash` is allowed.
     pub fault_injection: bool,
-    /// Say nothing but errors.
+    /// Whether to print nothing but errors.
     pub quiet: bool,
-    /// Form of our own messages.
+    /// The format of our own messages.
     pub log_format: LogFormat,
     /// Whether the times of its steps are wanted.
     pub timings: bool,
 }
 
-/// A certificate that one upstream server is shown.
+/// A client certificate that is presented to one upstream server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlannedCert {
-    /// To whom.
+    /// The server that it is presented to.
     pub to: Destination,
     /// PEM, the certificate first.
     pub chain: String,
@@ -146,19 +149,20 @@ pub struct PolicySource {
     pub presets: Vec<PresetSource>,
 }
 
-/// A preset, read once and for all: whoever supervises may not be able to read its file, and none is watched.
+/// A preset, read once and for all: the supervisor may not be able to read its file, and presets aren't
+/// watched.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PresetSource {
     /// What messages call it: a built-in one's name, or a file's path.
     pub name: String,
     /// Its text.
     pub text: String,
-    /// Where it stands, if it is a file that another start would read again.
+    /// Its path, if it is a file that another start would read again.
     pub file: Option<PathBuf>,
 }
 
 impl PresetSource {
-    /// It as entries, and what is risky in them.
+    /// Parses the preset into entries, with warnings about what is risky in them.
     ///
     /// # Errors
     /// Everything that is wrong with its text.
@@ -178,9 +182,9 @@ pub struct AgentPlan {
     pub env: Vec<Vec<u8>>,
     /// When it is started again.
     pub restart: Restart,
-    /// Whether it still answers, and what follows when it doesn't.
+    /// The health check: whether it still answers, and what follows when it doesn't.
     pub health: Option<Health>,
-    /// Where its program is on this machine, for whoever can't find it inside.
+    /// Where its program is on this machine, for the message that it wasn't found inside.
     pub outside: Option<PathBuf>,
 }
 
@@ -201,7 +205,8 @@ impl Secrets {
     }
 }
 
-/// What a reference's key is called where it was masked: the last name in it. A path is the operator's.
+/// Returns the name that stands for a reference's key where it was masked: the last part of the reference,
+/// since a path is the operator's own.
 #[must_use]
 pub fn mark_of(reference: &str) -> &str {
     reference.rsplit([':', '/']).next().unwrap_or(reference)
@@ -219,10 +224,11 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
-/// Forwards at most: each is a slot of the heart's, which keeps [`agent::protocol::MAX_SLOTS`] in all.
+/// How many forwards there may be: each is a slot of the heart's, which keeps [`agent::protocol::MAX_SLOTS`]
+/// in all.
 pub const FORWARDS_MAX: usize = 128;
 
-/// How long an ordered stop waits between SIGTERM and SIGKILL when nobody says otherwise.
+/// How long an ordered stop waits between SIGTERM and SIGKILL by default.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Where the proxy listens inside.

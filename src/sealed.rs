@@ -1,6 +1,7 @@
-//! Sealed memory files: how the command hands what it decided to processes that must not read it from disk.
+//! Sealed memory files: the command hands its decisions in them to processes that must not read them from
+//! disk.
 //!
-//! A sealed memfd (memfd_create(2), F_ADD_SEALS in fcntl(2)) can't be changed by anyone any more, so several
+//! A sealed memfd (memfd_create(2), F_ADD_SEALS in fcntl(2)) can't be changed by any process. So several
 //! processes may hold it, a restarted supervisor reads exactly what the first one did, and a secret never
 //! touches a filesystem.
 
@@ -14,10 +15,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-/// The largest sealed file that is written, and read back: a plan or a set of secrets is far smaller.
+/// Bytes of a sealed file at most, written or read: a plan or a set of secrets is far smaller.
 const READ_MAX: u64 = 16 << 20;
 
-/// A new empty memory file that stays writable: for what is kept as it changes.
+/// Makes an empty memory file that stays writable, for data that changes while it is kept.
 pub fn open_file(name: &str) -> io::Result<File> {
     Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
 }
@@ -29,7 +30,7 @@ pub fn seal(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// A new empty memory file for [`seal_json_into`].
+/// Makes an empty memory file for [`seal_json_into`].
 pub fn open_sealable(name: &str) -> io::Result<File> {
     Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?))
 }
@@ -52,7 +53,7 @@ pub fn seal_json(name: &str, value: &impl Serialize) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The same into a file of [`open_sealable`], for whoever shares it with another process.
+/// As [`seal_json`], into a file of [`open_sealable`] that is shared with another process.
 pub fn seal_json_into(file: &File, value: &impl Serialize) -> io::Result<()> {
     let text = Zeroizing::new(serde_json::to_vec(value)?);
     write_and_seal(file, &text)

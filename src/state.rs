@@ -1,4 +1,4 @@
-//! The state directory: one folder a sandbox, claimed by a lock, holding its socket, logs, audit and
+//! The state directory: one folder per sandbox, claimed by a lock, with its socket, logs, audit log and
 //! workspace.
 //!
 //! ```text
@@ -16,10 +16,10 @@
 //! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
 //! ```
 //!
-//! Nothing here follows a link that an agent could have made: the agent sees only `workspace/`, and what is
-//! done there is done by descriptor in the `agent` crate. Nor one that a gateway in strange hands could have
-//! left for the next start: a rooted sandbox's directory is root's and sticky, so that the gateway makes and
-//! removes what is its own there and nothing else.
+//! Nothing here follows a link that an agent could have made: the agent sees only `workspace/`, and the
+//! `agent` crate works there by descriptor. Nor is a link followed that a compromised gateway could have left
+//! for the next start: a rooted sandbox's directory belongs to root and is sticky, so that the gateway can
+//! make and remove only its own files there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -46,10 +46,10 @@ const NUMBERED_NAMES: u32 = 1000;
 pub struct Root(PathBuf);
 
 impl Root {
-    /// `--state` or `$COFFERDAM_STATE` (clap reads both), else as root `/var/lib/cofferdam`, else
-    /// `$XDG_STATE_HOME/cofferdam`, else `~/.local/state/cofferdam`.
+    /// Returns the directory given by `--state` or `$COFFERDAM_STATE` (clap reads both), else as root
+    /// `/var/lib/cofferdam`, else `$XDG_STATE_HOME/cofferdam`, else `~/.local/state/cofferdam`.
     pub fn locate(given: Option<&Path>) -> Result<Self, Failure> {
-        // A variable that is set to nothing names nothing.
+        // A variable that is set to the empty string names no directory.
         if let Some(dir) = given.filter(|dir| !dir.as_os_str().is_empty()) {
             return std::path::absolute(dir).map(Self).map_err(Failure::from);
         }
@@ -68,23 +68,24 @@ impl Root {
         &self.0
     }
 
-    /// The real places of all state that an operator of this user has: this directory, and the usual one
-    /// where another is named, whether that is there yet or not. What is shown of the host stays in view, and
-    /// the next sandbox may make it.
+    /// Returns the real paths of all state that this user has: this directory, and the default one if another
+    /// was named, whether it exists yet or not. The next sandbox may make it, and would make it in view of
+    /// agents that are shown the place.
     pub fn every_place(&self) -> Hidden {
         let usual = Self::locate(None).ok().map(|usual| usual.0);
         Hidden::new([self.0.clone()].into_iter().chain(usual).map(|place| real(&place)))
     }
 
-    /// Where the sandbox of this name has its files.
+    /// Returns the directory of the sandbox of this name.
     pub fn instance(&self, name: &Name) -> PathBuf {
         self.0.join(name.as_str())
     }
 
-    /// Every sandbox that has a directory here, sorted by name: none where there is no state directory yet.
+    /// Returns every sandbox that has a directory here, sorted by name. Empty if there is no state directory
+    /// yet.
     ///
     /// # Errors
-    /// When the state directory can't be read.
+    /// The state directory can't be read.
     pub fn names(&self) -> Result<Vec<Name>, Failure> {
         let entries = match fs::read_dir(&self.0) {
             Ok(entries) => entries,
@@ -98,7 +99,7 @@ impl Root {
         };
         let mut names: Vec<Name> = entries
             .filter_map(Result::ok)
-            // Where we may not look there may be one: another user's.
+            // A directory that we may not enter may be another user's sandbox.
             .filter(|entry| entry.path().join(files::LOCK).try_exists().unwrap_or(true))
             .filter_map(|entry| Name::parse(entry.file_name().to_str()?).ok())
             .collect();
@@ -106,7 +107,8 @@ impl Root {
         Ok(names)
     }
 
-    /// Claims the name, or says who holds it, and that another may be chosen by `another`.
+    /// Claims the name. The error says who holds it, and that `another` (an option or key) chooses another
+    /// name.
     pub fn claim(&self, name: &Name, another: &str) -> Result<Claim, Failure> {
         self.try_claim(name)?.map_err(|taken| {
             Failure::refused(match taken {
@@ -151,14 +153,14 @@ impl Root {
             Err(e) => return Err(told(&dir, &e)),
         };
         let path = dir.join(files::LOCK);
-        // Whoever else made it has a hand in everything that we would put there.
+        // Another user who made the directory could change everything that we put there.
         let opened = open_own(&dir).and_then(|own| own.map(|dir| Ok((dir, open_lock(&path)?))).transpose());
         let (handle, mut lock) = match opened {
             Ok(Some(both)) => both,
             Ok(None) => return Ok(Err(Taken::Anothers)),
             Err(e) => {
                 if directory {
-                    // Empty still, or somebody else's by now.
+                    // Succeeds only if it is still empty. Otherwise another process uses it by now.
                     let _kept = fs::remove_dir(&dir);
                 }
                 return Err(told(&path, &e));
@@ -176,17 +178,17 @@ impl Root {
             Err(fs::TryLockError::Error(e)) => return Err(told(&path, &e)),
         }
         if !is_still_at(&lock, &path) {
-            // A start that failed has taken it away between our opening and our locking it: whoever comes
-            // next would lock another.
+            // A failed start removed the lock file between our opening and our locking it: the next process
+            // would lock a different file.
             return self.try_claim(name);
         }
-        // Nobody else's from here on.
+        // From here on the name is ours alone.
         let made = Made { dir: dir.clone(), directory, sockets: Vec::new() };
         write_holder(&mut lock).map_err(|e| told(&path, &e))?;
         Ok(Ok(Claim { name: name.clone(), dir, handle, made, lock }))
     }
 
-    /// Where the control socket of this name is, whether anybody listens or not.
+    /// Returns the path of the control socket of this name, whether or not anything listens on it.
     pub fn socket(&self, name: &Name) -> PathBuf {
         self.instance(name).join(CONTROL_SOCKET)
     }
@@ -197,7 +199,7 @@ impl Root {
         self.knock(name).is_ok()
     }
 
-    /// What can be told of a name, by one knock.
+    /// Returns what one connection attempt tells about a name.
     pub fn presence(&self, name: &Name) -> Presence {
         match self.knock(name) {
             Ok(()) => Presence::Running,
@@ -206,7 +208,7 @@ impl Root {
         }
     }
 
-    /// As [`Root::is_running`], with the reason why not.
+    /// As [`Root::is_running`], but returns an error with the reason if it doesn't run.
     pub fn require_running(&self, name: &Name) -> Result<(), Failure> {
         self.knock(name).map_err(|e| match e.kind() {
             io::ErrorKind::PermissionDenied => self.is_anothers(name),
@@ -216,7 +218,7 @@ impl Root {
         })
     }
 
-    /// The directory of a sandbox, running or not, if this user may look into it. It need not be there.
+    /// Returns the directory of a sandbox, running or not, if this user may enter it. It need not exist.
     ///
     /// # Errors
     /// It is another user's.
@@ -235,17 +237,18 @@ impl Root {
         ))
     }
 
-    /// The heart of a running sandbox: who made its control socket listen, as the kernel says (unix(7),
-    /// SO_PEERCRED).
+    /// Returns the pid of a running sandbox's heart: the process that made its control socket listen, as the
+    /// kernel reports it (unix(7), SO_PEERCRED).
     ///
     /// # Errors
-    /// ESRCH where the heart is gone, and somebody it left behind holds the socket: its number may be a
-    /// stranger's by now.
+    /// ESRCH if the heart is gone and a process that it left behind holds the socket: the pid may belong to a
+    /// stranger by now.
     pub fn heart(&self, name: &Name) -> io::Result<Pid> {
         let socket = self.connect(name)?;
         let pid = Pid::from_raw(getsockopt(&socket, PeerCredentials)?.pid());
         match pid.as_raw() {
-            // As a process of another namespace's is told; for kill(2) that would be everybody of our group.
+            // 0 stands for a process in another pid namespace; to kill(2) it would mean every process of our
+            // group.
             ..=0 => Err(io::Error::other("its heart can't be seen from here")),
             _ if listener_is_gone(&socket, pid) => Err(Errno::ESRCH.into()),
             _ => Ok(pid),
@@ -262,7 +265,8 @@ impl Root {
     }
 }
 
-/// By a descriptor of that very process; before Linux 6.5 by what the process of its number is called.
+/// Whether the listening process has ended. Asks by a pidfd of that very process; before Linux 6.5, by the
+/// command name of the process that has this pid.
 fn listener_is_gone(socket: &UnixStream, pid: Pid) -> bool {
     match getsockopt(socket, PeerPidfd) {
         Ok(pidfd) => {
@@ -273,16 +277,16 @@ fn listener_is_gone(socket: &UnixStream, pid: Pid) -> bool {
             let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
             !comm.is_ok_and(|comm| comm.starts_with("cofferdam"))
         }
-        // There is no descriptor of a process that isn't there.
+        // The kernel gives no pidfd of a process that doesn't exist.
         Err(_) => true,
     }
 }
 
-/// Where a path leads, as far as it is there.
+/// Resolves a path as far as it exists; the rest is appended as it is.
 fn real(path: &Path) -> PathBuf {
     let there = path.ancestors().find_map(|part| Some((part, fs::canonicalize(part).ok()?)));
     let Some((part, real)) = there else { return path.to_owned() };
-    // By parts, since an empty rest would add a slash.
+    // Joined by components, since joining an empty rest would add a slash.
     path.strip_prefix(part).map_or_else(|_| path.to_owned(), |rest| real.iter().chain(rest).collect())
 }
 
@@ -294,7 +298,8 @@ enum Taken {
     Anothers,
 }
 
-/// Opens a sandbox's directory, if it is one and ours: who else made it could have put anything there.
+/// Opens a sandbox's directory, if it is a directory and ours: another user who made it could have put
+/// anything there.
 fn open_own(dir: &Path) -> io::Result<Option<File>> {
     let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
     let handle = match OpenOptions::new().read(true).custom_flags(flags).open(dir) {
@@ -303,12 +308,12 @@ fn open_own(dir: &Path) -> io::Result<Option<File>> {
         Err(e) => return Err(e),
     };
     let (owner, we) = (handle.metadata()?.uid(), nix::unistd::geteuid());
-    // Before, a rooted sandbox's was its gateway's.
+    // Older versions gave a rooted sandbox's directory to its gateway.
     let ours = owner == we.as_raw() || (we.is_root() && users::is_a_gateways(owner));
     Ok(ours.then_some(handle))
 }
 
-/// Opens the lock, or makes it: a plain file with no other name, never what a link leads to.
+/// Opens the lock file, or makes it. It must be a plain file with no other name; a link is never followed.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     let lock = OpenOptions::new()
         .read(true)
@@ -325,60 +330,60 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Whether a file is the one that its path leads to.
+/// Whether this open file is still the one at `path`.
 pub(crate) fn is_still_at(file: &File, path: &Path) -> bool {
     let (Ok(opened), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
     (opened.dev(), opened.ino()) == (named.dev(), named.ino())
 }
 
-/// Names of what lies in a sandbox's directory and more than one part of the program knows.
+/// Names in a sandbox's directory that more than one part of the program uses.
 pub mod files {
     /// Held by every living part of the sandbox but init.
     pub const LOCK: &str = "lock";
-    /// `/sandbox`, where none other is named.
+    /// `/sandbox`, if no other directory is named.
     pub const WORKSPACE: &str = "workspace";
-    /// What the agents have changed in another root.
+    /// The agents' changes to another root.
     pub const ROOT: &str = "root";
     /// The agents' output.
     pub const LOGS: &str = "logs";
     /// The first of the sandbox's two host ids.
     pub const IDS: &str = "ids";
-    /// Where its agents could ever write: real paths, each with a NUL at its end, which no path has in it.
+    /// Where its agents could ever write: real paths, each terminated by a NUL, which no path can contain.
     pub const PLACES: &str = "places";
 }
 
 /// The control socket of a sandbox, in its directory.
 pub const CONTROL_SOCKET: &str = "control.sock";
-/// Its builder's.
+/// The socket of a sandbox's builder, in its directory.
 pub const BUILD_SOCKET: &str = "build.sock";
 
-/// Where questions and answers are kept, in a sandbox's directory.
+/// The file with questions and answers, in a sandbox's directory.
 pub const APPROVALS: &str = "approvals.json";
-/// One that can't be read is put there, and never written over.
+/// The name that an unreadable [`APPROVALS`] file is moved to, so that it isn't overwritten.
 pub const APPROVALS_ASIDE: &str = "approvals-unreadable.json";
 
-/// Removes both, as far as this process may, in the working directory, which is the sandbox's own: for
-/// whoever is left, with the lock, of a sandbox whose heart died without a word. A rooted one's builder may
-/// remove either, its supervisor the first alone.
+/// Removes both sockets, as far as this process may, from the working directory, which is the sandbox's own.
+/// For a process that outlives a heart that was killed, and holds the lock. In a rooted sandbox the builder
+/// may remove either socket, the supervisor only the first.
 pub fn remove_sockets() {
     for socket in [CONTROL_SOCKET, BUILD_SOCKET] {
         let _gone = fs::remove_file(socket);
     }
 }
 
-/// What can be told of a sandbox's name.
+/// What a connection attempt tells about a sandbox's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// Its sandbox runs.
     Running,
     /// None runs.
     Stopped,
-    /// It is another user's, so that nobody here can tell more of it.
+    /// It is another user's, so that nothing more can be told.
     Anothers,
 }
 
-/// Writes who holds the lock. Cut only where the text before was longer: emptying a file waits for the
-/// filesystem.
+/// Writes our pid into the lock file. The file is truncated only if the old text was longer: emptying a file
+/// waits for the filesystem.
 fn write_holder(lock: &mut File) -> io::Result<()> {
     let text = format!("{}\n", std::process::id());
     lock.write_all(text.as_bytes())?;
@@ -395,17 +400,17 @@ pub struct Claim {
     pub name: Name,
     /// Its directory.
     pub dir: PathBuf,
-    /// The directory, opened: the supervisor works in it by descriptor, since in rooted mode it may not be
-    /// able to walk to it.
+    /// The directory, opened: the supervisor works in it by descriptor, since in rooted mode it may have no
+    /// permission on the path to it.
     pub handle: File,
-    // Before the lock, since fields are dropped in this order: what was made is removed by whoever holds the
-    // lock.
+    // Must come before the lock, since fields are dropped in this order: what was made must be removed while
+    // the lock is held.
     made: Made,
     lock: File,
 }
 
-/// What a claim has made of its directory. It goes again when this is dropped, unless something has started
-/// in it: until then the lock must be held.
+/// What a claim has made in the state directory. Dropping this removes it again, unless something has started
+/// in it. The lock must be held until then.
 #[derive(Debug)]
 #[must_use = "dropped, it removes what was made"]
 pub struct Made {
@@ -415,7 +420,7 @@ pub struct Made {
 }
 
 impl Made {
-    /// Something has started: what was made stays.
+    /// Keeps what was made, since something has started in it.
     pub fn keep(mut self) {
         self.directory = false;
         self.sockets.clear();
@@ -429,8 +434,9 @@ impl Drop for Made {
         };
         self.sockets.iter().for_each(|socket| remove(socket));
         if self.directory {
-            // The lock goes last, since whoever finds none makes another. A workspace that holds anything
-            // stays; of `root`, which holds changes to another root, nothing has run in it yet.
+            // The lock file is removed last, since a process that finds none makes a new one. A workspace
+            // that isn't empty stays. `root` holds changes to another root; nothing has run in it yet, so it
+            // can go.
             let _kept = fs::remove_dir(self.dir.join(files::WORKSPACE));
             let _kept = fs::remove_dir_all(self.dir.join(files::ROOT));
             remove(files::IDS);
@@ -442,13 +448,13 @@ impl Drop for Made {
 }
 
 impl Claim {
-    /// Lets the lock go on to whoever runs the sandbox, with what was made for it.
+    /// Hands over the lock, and what was made, to the process that runs the sandbox.
     pub fn hand_over(self) -> (File, Made) {
         (self.lock, self.made)
     }
 
-    /// Makes a socket of this name anew (an old one is a dead sandbox's: the lock is ours) and listens on it,
-    /// for our own user.
+    /// Makes a socket of this name and listens on it, for our own user. An old one is replaced: the lock is
+    /// ours, so it is a dead sandbox's.
     pub fn listen(&mut self, name: &'static str) -> io::Result<UnixListener> {
         let path = socket_path(&self.handle, name);
         match fs::remove_file(&path) {
@@ -462,8 +468,8 @@ impl Claim {
     }
 }
 
-/// A socket's path by descriptor: never longer than `sun_path` (108 bytes, unix(7)), however deep the
-/// directory lies.
+/// Returns a socket's path through a descriptor of its directory. It always fits into `sun_path` (108 bytes,
+/// unix(7)), however deep the directory is.
 pub fn socket_path(dir: &File, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
 }

@@ -1,21 +1,21 @@
-//! The step clock: where the time of a start and of an end goes, told by `run --timings`.
+//! The step clock: shows where the time of a start and of an end goes, for `run --timings`.
 //!
-//! Every process of a sandbox stamps what it has done by one clock (CLOCK_MONOTONIC, which all of them
-//! share); the heart collects the stamps and tells them at the end, each with the time since the one before
-//! it of the same process. Without `--timings` a stamp costs a look at a flag.
+//! Every process of a sandbox timestamps what it has done by one clock (CLOCK_MONOTONIC, which all of them
+//! share). The heart collects the timestamps and prints them at the end, each with the time since the same
+//! process's previous one. Without `--timings` a timestamp costs one check of a flag.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-/// Steps told at most: a start has some twenty; a supervisor can't make the heart keep more.
+/// How many steps are kept at most: a start has some twenty, and a supervisor can't make the heart keep more.
 pub const STEPS_MAX: usize = 64;
 
-/// Something that was done, and when.
+/// A step: what was done, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What was done, led by the process that did it.
+    /// What was done, after the name of the process that did it and a colon.
     pub what: String,
     /// CLOCK_MONOTONIC, in nanoseconds.
     pub at: u64,
@@ -29,32 +29,32 @@ pub fn now() -> u64 {
 
 static BEGUN: OnceLock<u64> = OnceLock::new();
 
-/// Notes the first instruction of this process that is ours. What the kernel and the loader did before is not
-/// in it.
+/// Notes the time of this process's first own instruction. What the kernel and the loader did before isn't
+/// included.
 pub fn begin() {
     let _ = BEGUN.set(now());
 }
 
-/// The steps so far; clones share them. None are kept unless they were asked for.
+/// The steps so far; clones share them. Steps are kept only if they were asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Steps(Option<Arc<Mutex<Vec<Step>>>>);
 
 impl Steps {
-    /// With the first step of this process, if they are wanted.
+    /// Begins the list with the first step of this process. Keeps no steps unless they are `wanted`.
     pub fn of_process(wanted: bool, name: &str) -> Self {
         let steps = Self(wanted.then(Arc::default));
         steps.add(&format!("{name}: begins"), BEGUN.get().copied().unwrap_or_else(now));
         steps
     }
 
-    /// This has been done just now.
+    /// Adds a step that was done just now.
     pub fn done(&self, what: &str) {
         if self.0.is_some() {
             self.add(what, now());
         }
     }
 
-    /// This was done then.
+    /// Adds a step with its time.
     pub fn add(&self, what: &str, at: u64) {
         let Some(steps) = &self.0 else { return };
         let mut steps = steps.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,18 +63,19 @@ impl Steps {
         }
     }
 
-    /// Takes them out.
+    /// Takes the steps out.
     pub fn take(&self) -> Vec<Step> {
         let Some(steps) = &self.0 else { return Vec::new() };
         std::mem::take(&mut steps.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether any are kept.
+    /// Whether steps are kept.
     pub fn are_wanted(&self) -> bool {
         self.0.is_some()
     }
 
-    /// All steps as lines for a person: when, how long after the step before it of the same process, what.
+    /// Takes the steps and formats them as lines for a person: when, how long after the same process's
+    /// previous step, what. `None` if there are none.
     pub fn table(&self) -> Option<String> {
         let mut steps = self.take();
         steps.sort_by_key(|step| step.at);

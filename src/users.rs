@@ -1,5 +1,4 @@
-//! The host's users, as far as rooted sandboxes know of them: its two for services, and the range of those
-//! that nobody has.
+//! The host's users that rooted sandboxes use: the two service users, and the range of ids that no user has.
 
 use std::fs;
 
@@ -10,14 +9,15 @@ pub const FIRST: u32 = 61184;
 /// The last one.
 pub const LAST: u32 = 65519;
 
-/// Whether an id is one that a rooted sandbox's gateway has.
+/// Whether a rooted sandbox's gateway may have this id.
 pub fn is_a_gateways(uid: u32) -> bool {
     let service = || fs::read_to_string("/etc/passwd").ok().and_then(|users| named(&users, "gateway"));
     (FIRST..=LAST).contains(&uid) || service().is_some_and(|gateway| gateway.uid == uid)
 }
 
-/// Looked up in the host's own table and nowhere else: service users are made there (useradd, sysusers.d),
-/// and whoever runs a directory must not decide as whom the agent runs.
+/// Returns the ids of a user of /etc/passwd. Other sources are ignored: service users are made in that file
+/// (useradd, sysusers.d), and the administrator of a directory service must not decide as which user the
+/// agent runs.
 pub fn named(users: &str, name: &str) -> Option<Id> {
     users.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -1,7 +1,7 @@
-//! How long heart, builder and an operator's commands wait for what may never come, in a stop and in a move
-//! between cages. docs/limits.md has a row for each (a test compares the two). Whoever waits for another that
-//! waits must wait longer: such a bound is made of the other's here, so that no two of them run out at one
-//! moment.
+//! Time limits of the heart, the builder and an operator's commands, in a stop and in a move between cages.
+//! docs/limits.md has a row for each (a test compares the two). A process that waits for another one that
+//! waits must wait longer. So its limit is computed here from the other's, and no two limits expire at the
+//! same moment.
 
 use std::time::Duration;
 
@@ -9,28 +9,28 @@ pub use agent::launch::INIT_PATIENCE;
 
 use crate::plan::STOP_GRACE;
 
-/// What an ordered stop may take beyond the agents' grace before the heart goes on without the supervisor:
-/// output and records have three seconds each, and an agent's actor two.
+/// How long an ordered stop may take beyond the agents' grace before the heart goes on without the
+/// supervisor: output and records have three seconds each, and an agent's actor two.
 pub const STOP_SLACK: Duration = Duration::from_secs(10);
-/// What a process that was killed gets to be gone: one that the kernel can't end (a debugger's, a dead file
-/// system's) does nothing more, and is collected later.
+/// How long a killed process is waited for. One that the kernel can't end (under a debugger, in a dead file
+/// system) does nothing more, and is reaped later.
 pub const GONE_WITHIN: Duration = Duration::from_secs(3);
-/// What a wish may take to come whole, and a command to take an answer.
+/// How long a wish may take to arrive completely, and a command to take an answer.
 pub const WISH_PATIENCE: Duration = Duration::from_secs(10);
-/// What a look at all that a policy names may take: milliseconds, and seconds where a network's file system
-/// has to be mounted first.
+/// How long the check of everything that a policy names may take: it takes milliseconds, or seconds if a
+/// network file system has to be mounted first.
 pub const LOOK_PATIENCE: Duration = Duration::from_secs(15);
-/// What a supervisor that is started gets, as a command reckons.
+/// How long a command expects a supervisor's start to take at most.
 const START: Duration = Duration::from_secs(20);
 
-/// How long a command waits for the end of a sandbox that it has told to stop.
+/// Returns how long a command waits for the end of a sandbox that it has told to stop.
 pub const fn of_a_stop(grace: Duration) -> Duration {
-    // The heart ends it by force within the slack. Three of its processes may have to be waited for then.
+    // After the slack the heart ends the sandbox by force, and may then have to wait for three processes.
     grace.saturating_add(STOP_SLACK).saturating_add(GONE_WITHIN.saturating_mul(4))
 }
 
-/// How long a command waits for agents to be moved: a look at what the policy names, an init that makes its
-/// namespaces, then builds and proves, a stop, another supervisor.
+/// Returns how long a command waits for agents to be moved: the check of what the policy names, an init that
+/// makes its namespaces, then builds and proves the cage, a stop, another supervisor's start.
 pub const fn of_a_move() -> Duration {
     let built = LOOK_PATIENCE.saturating_add(INIT_PATIENCE.saturating_mul(2));
     built.saturating_add(of_a_stop(STOP_GRACE)).saturating_add(START)

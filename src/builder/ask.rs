@@ -13,21 +13,21 @@ use crate::waits;
 /// Bytes of all answers at most.
 const ANSWERS_MAX: u64 = 1 << 20;
 
-/// What came of a wish.
+/// The outcome of a wish.
 pub enum Came {
-    /// The agents run in another cage; with the policy's warnings.
+    /// The agents run in another cage. Holds the policy's warnings.
     Moved(Vec<String>),
     /// No other cage is needed.
     Same,
-    /// Nobody is there to build one.
+    /// The sandbox has no builder that can be reached.
     NoBuilder(io::Error),
 }
 
-/// Has the agents of a service moved into the cage of another policy, if it needs another; comes back once
-/// they run in it. `building` is called when it does.
+/// Has the agents of a service moved into the cage of another policy, if that policy needs another cage.
+/// Returns once they run in it. `building` is called when another cage is being built.
 ///
 /// # Errors
-/// Why they run where they ran, or that nobody knows.
+/// Why the agents still run where they ran, or that it isn't known where they run.
 pub fn another_cage(root: &Root, name: &Name, wish: &Wish, building: impl Fn()) -> Result<Came, Failure> {
     let mut builder = match builder(root, name) {
         Ok(builder) => builder,
@@ -62,7 +62,7 @@ pub fn another_cage(root: &Root, name: &Name, wish: &Wish, building: impl Fn()) 
 fn builder(root: &Root, name: &Name) -> io::Result<UnixStream> {
     let directory = File::open(root.instance(name))?;
     let builder = UnixStream::connect(socket_path(&directory, BUILD_SOCKET))?;
-    // Who else made a socket of that name would be told the policy, and be believed.
+    // Another user who made a socket of that name would be sent the policy, and would be believed.
     operator_at(&builder)?;
     Ok(builder)
 }

@@ -1,4 +1,4 @@
-//! The builder as the heart sees it: a process, and the line to it.
+//! The builder as the heart sees it: a process, and the channel to it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -15,14 +15,14 @@ use crate::waits::WISH_PATIENCE;
 pub struct Builder {
     /// The process.
     pub child: Child,
-    /// The line to it.
+    /// The channel to it.
     pub wire: Wire,
 }
 
 impl Builder {
-    /// Forks it from the heart, whose last act before it is shut in this is. `held` is the lock on the
-    /// sandbox's name, which it holds as long as it lives, and the state directory, which it works in.
-    /// `limits` are the sandbox's.
+    /// Forks the builder from the heart, as the heart's last act before it gives up its privileges. `held` is
+    /// the lock on the sandbox's name, which the builder holds as long as it lives, and the state directory,
+    /// which it works in. `limits` are the sandbox's.
     ///
     /// # Errors
     /// The system call that failed.
@@ -42,10 +42,10 @@ impl Builder {
         Ok(Self { child, wire })
     }
 
-    /// The next thing that it has to say.
+    /// Reads the builder's next message, without waiting.
     ///
     /// # Errors
-    /// [`WireError::NotReady`] where there is none; [`WireError::Closed`] when it is gone.
+    /// [`WireError::NotReady`] if there is none; [`WireError::Closed`] if the builder is gone.
     pub fn hear(&self) -> Result<Word, WireError> {
         let Packet { body, fds } = self.wire.try_recv::<FromBuilder>()?;
         let mut fds = fds.into_iter();
@@ -57,26 +57,26 @@ impl Builder {
         })
     }
 
-    /// Tells it what became of what it built.
+    /// Tells the builder what became of the cage that it built.
     pub fn tell(&self, word: &ToBuilder) {
-        // One that is gone has nobody to tell.
+        // An error is ignored: a builder that is gone needs no answer.
         let _ = self.wire.send(word, &[], Some(WISH_PATIENCE));
     }
 }
 
-/// What a builder says, with the descriptors that belong to it.
+/// A message of the builder, with its descriptors.
 pub enum Word {
-    /// The init of another cage.
+    /// The init of another cage was started.
     Begun(Child),
-    /// Its cage stands ready.
+    /// The cage is ready.
     Built {
         /// The supervisor's end of the channel to its init.
         channel: OwnedFd,
         /// The sealed plan.
         plan: OwnedFd,
-        /// Who wants it.
+        /// The uid of the operator who wants it.
         uid: u32,
     },
-    /// It came to nothing.
+    /// The cage could not be built.
     Failed,
 }

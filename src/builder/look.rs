@@ -1,6 +1,6 @@
-//! The look at what a new policy names, before anything is built for it: taken by a child, since a file
-//! system that it leads to may never answer (a network's whose server is gone). The builder waits for it as
-//! long as such a look may take, and no longer than the heart lives; then it hears the next wish.
+//! Checks what a new policy names, before anything is built for it. A child does it, since a file system that
+//! the policy leads to may never answer (a network file system whose server is gone). The builder waits for
+//! the child up to [`LOOK_PATIENCE`], and no longer than the heart lives; then it takes the next wish.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -20,18 +20,19 @@ use crate::site::policies::{self, FILE_MAX};
 use crate::site::reach;
 use crate::waits::LOOK_PATIENCE;
 
-/// What was seen.
+/// The result of the check.
 #[derive(Serialize, Deserialize)]
 enum Seen {
     /// The policy says the same of the cage.
     Same,
-    /// The plan of another cage, and what is to be said of its policy.
+    /// The plan of another cage, and the policy's warnings.
     Another(Box<Plan>, Vec<String>),
     /// No cage can be built for it: an exit code, and why.
     Refused(u8, String),
 }
 
-/// The plan of another cage and what is to be said of its policy; none where that says the same of the cage.
+/// Returns the plan of another cage and the policy's warnings. `None` if the policy says the same about the
+/// cage as the one in force.
 pub(super) fn another(
     work: &Work<'_>,
     plan: &Plan,
@@ -41,7 +42,7 @@ pub(super) fn another(
     let errand = Errand::begin(|| serde_json::to_vec(&see(work, plan, wish)).unwrap_or_default());
     let Errand { child, answer } = errand.map_err(|e| told(&e))?;
     let heard = hear(File::from(answer), work.heart, Instant::now() + LOOK_PATIENCE);
-    // One that can't be ended yet is collected later.
+    // A child that can't be ended yet is reaped later.
     end_child(&child);
     match serde_json::from_slice(&heard.map_err(|e| told(&e))?).map_err(|e| told(&e))? {
         Seen::Same => Ok(None),
@@ -84,7 +85,7 @@ fn look(work: &Work<'_>, plan: &Plan, wish: Wish) -> Result<Option<(Plan, Vec<St
     if wish.policy.len() as u64 > FILE_MAX {
         return Err(Failure::refused(format!("the policy is larger than {FILE_MAX} bytes")));
     }
-    // Without colours: who reads it has another terminal than we.
+    // Without colours: the text is read on another terminal than ours.
     let load = |source| policies::load(source).map_err(|errors| Failure::refused(errors.render(false)));
     let mut next = plan.clone();
     next.policy.name = wish.name;

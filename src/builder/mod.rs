@@ -1,6 +1,6 @@
-//! The builder: what a service needs a fourth process for. Heart and init could build no other cage once they
-//! are shut in, and must not be able to; so a child of the heart's stays as it was before that, and sleeps
-//! until the operator wants one.
+//! The builder: a fourth process that a service has. Once heart and init have given up their privileges they
+//! can't build another cage, and must not be able to. So a child of the heart keeps the privileges, and
+//! sleeps until the operator wants another cage.
 //!
 //! ```text
 //! policy set --restart-agents ──policy's text──▶ builder   its peer is the operator, says the kernel
@@ -9,9 +9,9 @@
 //!                                                heart     agents stopped, the old init ended, the next supervisor started in it
 //! ```
 //! It listens in the state directory on a socket that only the operator may connect to
-//! ([`state::BUILD_SOCKET`]). Nothing of the sandbox speaks to it: the supervisor, which parses what is
-//! hostile, can't reach the socket when started as root, and has no say in what a cage allows. It keeps the
-//! privileges that cofferdam was started with, holds no credential, and is told nothing but that one text.
+//! ([`state::BUILD_SOCKET`]). Nothing of the sandbox talks to it: the supervisor, which parses hostile input,
+//! can't reach the socket when started as root, and has no say in what a cage allows. It keeps the privileges
+//! that cofferdam was started with, holds no credential, and reads no input but the policy's text.
 
 mod ask;
 mod line;
@@ -45,11 +45,11 @@ pub use wish::Wish;
 pub struct Commission {
     /// Where cages are built.
     pub site: Site,
-    /// Its socket.
+    /// The builder's socket.
     pub listener: UnixListener,
 }
 
-/// What it works with.
+/// What the builder works with.
 struct Work<'a> {
     site: &'a Site,
     plan: &'a Plan,
@@ -57,14 +57,15 @@ struct Work<'a> {
     heart: &'a Wire,
 }
 
-/// A cage that was built.
+/// A cage that was built and proven: the channel to its init, and its sealed plan.
 struct Built {
     channel: OwnedFd,
     plan: OwnedFd,
 }
 
-/// Waits for wishes until the heart is gone. Its sockets then go with it, the supervisor's too, which may
-/// have been killed beside it: the sandbox's name is ours as long as we hold its lock.
+/// Serves wishes until the heart is gone. Then removes the sandbox's sockets, also the supervisor's, which
+/// may have been killed together with the heart. The sandbox's name is ours as long as we hold its lock, so
+/// no other sandbox's sockets are there.
 fn live(work: &Work<'_>, listener: &UnixListener) -> io::Result<()> {
     let mut plan = work.plan.clone();
     loop {
@@ -78,19 +79,19 @@ fn live(work: &Work<'_>, listener: &UnixListener) -> io::Result<()> {
         }
         reap();
         if let Ok((peer, _)) = listener.accept() {
-            // Whoever isn't the operator is nobody's loss.
+            // A peer that isn't the operator is dropped without an answer.
             let _ = Asker::admit(peer).map(|asker| serve(work, &mut plan, asker));
         }
     }
 }
 
-/// Collects children that could not be ended when they should have been.
+/// Reaps children that could not be ended when they should have been.
 fn reap() {
     let any_ended = || waitpid(None, Some(WaitPidFlag::WNOHANG));
     while any_ended().is_ok_and(|status| status != WaitStatus::StillAlive) {}
 }
 
-/// Reads one wish, and answers it once it has come true or to nothing.
+/// Reads one wish, and answers it once it was carried out or has failed.
 fn serve(work: &Work<'_>, plan: &mut Plan, mut asker: Asker) {
     let answer = match asker.wish(work.heart) {
         Ok(wish) => turn(work, plan, wish, &mut asker),
@@ -101,12 +102,12 @@ fn serve(work: &Work<'_>, plan: &mut Plan, mut asker: Asker) {
     asker.tell(&answer.unwrap_or_else(|Failure { message, .. }| Answer::Refused { why: message }));
 }
 
-/// A refusal before anybody was stopped.
+/// Adds to a refusal that the agents keep running: none was stopped.
 fn stays(Failure { message, code }: Failure) -> Failure {
     Failure { message: format!("{message}\nthe agents keep running under the policy in force"), code }
 }
 
-/// Builds the cage of a policy, where that needs another one, and has the heart use it.
+/// Builds the cage of a policy, if that needs another one, and has the heart use it.
 fn turn(work: &Work<'_>, plan: &mut Plan, wish: Wish, asker: &mut Asker) -> Result<Answer, Failure> {
     let Some((mut next, warnings)) = look::another(work, plan, wish).map_err(stays)? else {
         return Ok(Answer::Same);
@@ -114,7 +115,7 @@ fn turn(work: &Work<'_>, plan: &mut Plan, wish: Wish, asker: &mut Asker) -> Resu
     asker.tell(&Answer::Building);
     let lost = |e: WireError| Failure::refused(format!("the heart does not answer: {e}"));
     let built = build(work, &mut next, asker).map_err(stays).inspect_err(|_| {
-        // What was begun is the heart's to wait for.
+        // The heart reaps the init that was begun.
         let _ = work.heart.send(&FromBuilder::Failed, &[], Some(WISH_PATIENCE));
     })?;
     let fds = [built.channel.as_fd(), built.plan.as_fd()];

@@ -1,6 +1,6 @@
-//! A wish: what an operator's command sends the builder, and what it is answered. Read whole by a deadline,
-//! however its parts come, or not at all; it comes to nothing where whoever had it is gone before it can't be
-//! taken back.
+//! A wish: the request that an operator's command sends the builder, and the answers to it. A wish must be
+//! read whole by a deadline, however slowly its parts come. It is dropped if the command is gone before the
+//! move can no longer be called off.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::site::policies::FILE_MAX;
 use crate::waits::WISH_PATIENCE;
 
-/// JSON escapes each byte of a policy by six at most, and the rest is short.
+/// Bytes of a wish at most: JSON needs up to six bytes for each byte of a policy, and the rest is short.
 const WISH_MAX: u64 = 6 * FILE_MAX + (64 << 10);
 
-/// A cage for this policy.
+/// Asks for a cage for this policy.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wish {
@@ -28,29 +28,29 @@ pub struct Wish {
     pub policy: String,
 }
 
-/// What a command is told, a line each; the last is no [`Answer::Building`].
+/// An answer to the command, one per line. The last one is never [`Answer::Building`].
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// Another cage is needed, and begun.
+    /// Another cage is needed, and is being built.
     Building,
-    /// The agents run in it.
+    /// The agents run in the other cage.
     Stands {
-        /// What the policy's writer should know.
+        /// The policy's warnings.
         warnings: Vec<String>,
     },
     /// The policy says the same about the cage as the one that it was built for: the supervisor can put it in
     /// force.
     Same,
-    /// What became of it instead.
+    /// The agents didn't move.
     Refused {
         /// Why, and where the agents are.
         why: String,
     },
 }
 
-/// What happened first.
+/// What ended a wait.
 pub enum Happened {
-    /// What was waited for.
+    /// The descriptor is readable.
     Came,
     /// The time was up.
     TimeIsUp,
@@ -58,10 +58,10 @@ pub enum Happened {
     HeartGone,
 }
 
-/// Waits until something is to be read there, but not longer than the heart lives.
+/// Waits until `fd` is readable, until `by`, or until the heart is gone.
 ///
 /// # Errors
-/// poll(2)'s.
+/// Errors of poll(2).
 pub fn wait_for(fd: BorrowedFd<'_>, heart: &Wire, by: Option<Instant>) -> io::Result<Happened> {
     loop {
         let patience = by.map_or(PollTimeout::NONE, |by| {
@@ -74,16 +74,17 @@ pub fn wait_for(fd: BorrowedFd<'_>, heart: &Wire, by: Option<Instant>) -> io::Re
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
         }
-        // It says nothing but answers, for which it is asked elsewhere: what is to be read here is its end.
+        // The heart sends only answers, which are received elsewhere: here, readable means that it has closed
+        // the channel.
         let [heart, _] = fds.map(|fd| fd.any().unwrap_or(false));
         return Ok(if heart { Happened::HeartGone } else { Happened::Came });
     }
 }
 
-/// Whose process is at the other end: root's or our own user's, or nobody's who counts.
+/// Returns the uid of the process at the other end, which must be root or our own user.
 ///
 /// # Errors
-/// Where it is another's.
+/// The process belongs to another user.
 pub fn operator_at(stream: &UnixStream) -> io::Result<u32> {
     let uid = getsockopt(stream, PeerCredentials)?.uid();
     match uid == 0 || uid == nix::unistd::geteuid().as_raw() {
@@ -92,18 +93,18 @@ pub fn operator_at(stream: &UnixStream) -> io::Result<u32> {
     }
 }
 
-/// Whoever has a wish.
+/// The connection of a command that has a wish.
 pub struct Asker {
     stream: UnixStream,
-    /// The operator, says the kernel.
+    /// The operator's uid, as the kernel reports it.
     pub uid: u32,
 }
 
 impl Asker {
-    /// One who may have one.
+    /// Admits a connection of the operator's.
     ///
     /// # Errors
-    /// For everybody else.
+    /// The peer is another user.
     pub fn admit(stream: UnixStream) -> io::Result<Self> {
         let uid = operator_at(&stream)?;
         stream.set_nonblocking(true)?;
@@ -113,7 +114,7 @@ impl Asker {
     /// Reads the wish.
     ///
     /// # Errors
-    /// One that isn't whole, or is none.
+    /// What was sent isn't a whole wish, or isn't one at all.
     pub fn wish(&mut self, heart: &Wire) -> io::Result<Wish> {
         let by = Instant::now() + WISH_PATIENCE;
         let mut bytes = Vec::new();
@@ -136,15 +137,15 @@ impl Asker {
         }
     }
 
-    /// Whether nobody waits for an answer any more: an interrupted command takes its wish along.
+    /// Whether the command is gone: an interrupted command takes its wish along.
     pub fn is_gone(&self) -> bool {
         let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
         let asked = poll(&mut fds, PollTimeout::ZERO);
-        // No event is asked for: what comes all the same is POLLHUP or POLLERR.
+        // No event is requested: poll(2) then reports only POLLHUP or POLLERR.
         asked.is_err() || fds.iter().any(|fd| fd.any().unwrap_or(true))
     }
 
-    /// Tells what became of it. Who went away meanwhile is told nothing.
+    /// Sends an answer. An error is ignored: the command may have gone away.
     pub fn tell(&mut self, answer: &Answer) {
         let mut tell = || -> io::Result<()> {
             self.stream.set_nonblocking(false)?;
@@ -157,10 +158,10 @@ impl Asker {
     }
 }
 
-/// Its length first: half a wish is another one.
+/// Serialises a wish, with its length first: a truncated wish could pass for a different one.
 ///
 /// # Errors
-/// When it can't be made.
+/// It can't be serialised.
 pub fn packed(wish: &Wish) -> io::Result<Vec<u8>> {
     let text = serde_json::to_vec(wish)?;
     Ok([&(text.len() as u64).to_le_bytes(), text.as_slice()].concat())

@@ -1,4 +1,4 @@
-//! `cofferdam approvals`: what agents have asked for beyond the policy, and the operator's word on it.
+//! `cofferdam approvals`: what agents have asked for beyond the policy, and the operator's answers.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::console::{Paint, harmless, print, print_json, print_json_line, quoted
 use crate::failure::{Failure, Outcome};
 use crate::state::{Name, Root};
 
-/// How often it is looked whether a sandbox is gone.
+/// How often to check whether a sandbox is gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Runs `approvals list`, `approve`, `deny`, `revoke` or `watch`.
@@ -76,7 +76,8 @@ fn list(root: &Root, name: Option<&str>, json: bool) -> Outcome {
     Ok(0)
 }
 
-/// The questions of every sandbox that runs, asked side by side, so that one that hangs delays no other.
+/// Returns the questions of every running sandbox. The sandboxes are asked in parallel, so that one that
+/// hangs delays no other.
 fn of_all(root: &Root) -> Result<Vec<Approval>, Failure> {
     let (running, _) = present(root)?;
     let asked = wait_for(async { Ok(join_all(running.iter().map(|name| ask(root, name))).await) })?;
@@ -84,9 +85,9 @@ fn of_all(root: &Root) -> Result<Vec<Approval>, Failure> {
     for (name, asked) in running.iter().zip(asked) {
         match asked {
             Asked::Answered(questions) => all.extend(questions),
-            // Its questions ended with it.
+            // A sandbox's questions end with it.
             Asked::Ended => {}
-            // An empty list would read as if nobody waited there for a word.
+            // Without the warning, an empty list would read as if no question waited there.
             Asked::Silent => warn(&format!("'{name}' does not answer: its questions are not listed")),
         }
     }
@@ -109,7 +110,8 @@ fn state(question: &Approval, paint: Paint) -> String {
     }
 }
 
-/// An id is the sandbox's name, `-` and a number.
+/// Sends an answer and prints the outcome, with `words` in front. A question's id is the sandbox's name, `-`
+/// and a number.
 fn say(root: &Root, answer: &AnswerArgs, said: &ApprovalAnswer, words: &str) -> Outcome {
     let Some((name, _)) = answer.id.rsplit_once('-') else {
         return Err(Failure::refused(format!(
@@ -128,14 +130,14 @@ fn say(root: &Root, answer: &AnswerArgs, said: &ApprovalAnswer, words: &str) -> 
     Ok(0)
 }
 
-/// Prints what is held now and each that comes, until the sandbox ends or Ctrl-C.
+/// Prints the questions that are there, and each new one, until the sandbox ends or Ctrl-C.
 fn watch(root: &Root, name: &str, json: bool) -> Outcome {
     let name = Name::parse(name)?;
     let client = client(root, name.as_str())?;
     wait_for(async {
         let Err(cut) = follow(&client, json).await else { return Ok(0) };
         match cut {
-            // Its end is what was waited for, however abrupt.
+            // The watch lasts until the sandbox's end, however abrupt.
             Cut::Lost(_) if is_ending(root, &name, &client).await => Ok(0),
             Cut::Lost(error) => Err(failure(error)),
             Cut::Unprinted(failure) => Err(failure),
@@ -145,19 +147,19 @@ fn watch(root: &Root, name: &str, json: bool) -> Outcome {
 
 /// Why a watch was cut off.
 enum Cut {
-    /// Nobody answers any more.
+    /// The connection to the sandbox was lost.
     Lost(ClientError),
-    /// What was told could not be printed.
+    /// The output could not be printed.
     Unprinted(Failure),
 }
 
 async fn follow(client: &Client, json: bool) -> Result<(), Cut> {
-    // Listened to first, so that nothing is missed in between.
+    // The events are subscribed to first, so that nothing is missed in between.
     let mut events = client.events().await.map_err(Cut::Lost)?;
     let mut seen = HashMap::new();
     loop {
         for question in client.approvals().await.map_err(Cut::Lost)? {
-            // Each time that it is asked anew, and each answer.
+            // Printed again each time that it is asked again or answered.
             let now = (question.state, question.asked);
             if seen.insert(question.id.clone(), now) != Some(now) {
                 show(&question, json).map_err(Cut::Unprinted)?;
@@ -174,8 +176,8 @@ async fn follow(client: &Client, json: bool) -> Result<(), Cut> {
     }
 }
 
-/// Whether a sandbox that was lost sight of is gone, or goes: its supervisor ends before its heart. One that
-/// answers again does neither.
+/// Whether a sandbox whose connection was lost has ended or is ending: its supervisor ends before its heart.
+/// If it answers again, neither is true.
 async fn is_ending(root: &Root, name: &Name, client: &Client) -> bool {
     let until = Instant::now() + SOON;
     while root.is_running(name) {
@@ -209,7 +211,7 @@ fn show(question: &Approval, json: bool) -> Result<(), Failure> {
     Ok(print(&text)?)
 }
 
-/// Characters of a row's cell: one long path is not to push the others out of sight.
+/// How many characters a cell shows: one long path must not push the other columns out of sight.
 const CELL: usize = 100;
 
 fn cell(text: &str) -> String {

@@ -1,4 +1,4 @@
-//! `cofferdam audit`: verify and show the audit log, of a running sandbox or an ended one.
+//! `cofferdam audit`: verifies and shows the audit log of a running or ended sandbox.
 
 use std::borrow::Cow;
 use std::io;
@@ -24,7 +24,8 @@ pub(super) fn audit(place: &Place, command: &AuditCommand) -> Outcome {
     }
 }
 
-/// A sandbox's name, or a path to a log or the directory that holds it.
+/// Returns the directory of the audit log. `name` is a sandbox's name, or a path to a log or to its
+/// directory.
 fn directory(place: &Place, name: &str) -> Result<PathBuf, Failure> {
     let path = Path::new(name);
     if name.contains('/') || path.extension().is_some() {
@@ -110,7 +111,8 @@ fn show(dir: &Path, json: bool, mut put: impl FnMut(&str) -> io::Result<()>) -> 
                 Line::Whole(line) => String::from_utf8_lossy(line),
                 Line::TooLong if json => continue,
                 Line::TooLong => Cow::from("a line longer than any record"),
-                // The writer is at it, or a crash left it; `verify` and the next start tell of that.
+                // The line is being written, or a crash left it unfinished; `verify` and the next start
+                // report that.
                 Line::Unfinished(_) => break,
             };
             let text = if json { line.into_owned() } else { harmless(&human(&line)) };
@@ -120,7 +122,7 @@ fn show(dir: &Path, json: bool, mut put: impl FnMut(&str) -> io::Result<()>) -> 
     Ok(())
 }
 
-/// One record on one line: when, what, and the fields that say something.
+/// Formats a record as one line: time, kind, and the fields that aren't empty.
 fn human(line: &str) -> String {
     let Ok(record) = serde_json::from_str::<Record>(line) else { return format!("(not a record) {line:?}") };
     let mut text = format!("{:>6}  {}  ", record.seq, record.t.strftime("%Y-%m-%d %H:%M:%S%.3f"));
@@ -141,7 +143,8 @@ fn human(line: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What its writer has yet to finish is no record, nor is what isn't UTF-8 the end.
+    /// A line that its writer hasn't finished is no record, and a line that isn't UTF-8 doesn't end the
+    /// output.
     #[test]
     fn whole_lines_are_shown_and_all_of_them() {
         let dir = tempfile::tempdir().unwrap();

@@ -18,14 +18,14 @@ use crate::failure::{Failure, Outcome};
 use crate::start::environment;
 use crate::state::Root;
 
-/// What a terminal without a size is taken for.
+/// The size assumed for a terminal that reports none.
 const USUAL: Window = Window { rows: 24, cols: 80 };
 /// Signals and resizes that may wait for the connection.
 const CONTROLS: usize = 16;
-/// A second SIGTERM within this time ends us.
+/// A second SIGTERM within this time ends this command.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Runs the process and gives its exit code.
+/// Runs the process and returns its exit code.
 pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
     if args.tty && !io::stdin().is_terminal() {
         return Err(Failure::refused("-t needs a terminal on standard input: leave it out"));
@@ -47,8 +47,9 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         let session = client.exec(&request).await.map_err(|error| refused_start(&error))?;
         let (controls, queue) = mpsc::channel(CONTROLS);
         let signals = heard(args.tty)?;
-        // Not while a sandbox may be silent: until here Ctrl-C is the kernel's, and ends us. And not before
-        // signals are ours, of which any other would end us with the terminal left raw.
+        // The terminal becomes raw only here. Earlier, while the sandbox may not answer, Ctrl-C must still
+        // end this command. And signals must be caught first: any other signal would end us and leave the
+        // terminal raw.
         let raw = args.tty.then(|| RawTerminal::enter(io::stdin()).ok()).flatten();
         let stdio = Stdio {
             stdin: request.stdin.then(tokio::io::stdin),
@@ -57,14 +58,14 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         };
         tokio::select! {
             exit = session.drive(stdio, queue) => exit.map_err(failure),
-            // What was started is hung up, as its terminal was.
+            // The dropped session hangs up the process, as our terminal was hung up.
             signo = pass(signals, controls, raw.as_ref()) => Ok(Exit { code: None, signal: Some(signo) }),
         }
     });
     Ok(u8::try_from(exit?.shell_code()).unwrap_or(crate::failure::REFUSED))
 }
 
-/// 127 and 126 where the sandbox says that the program isn't there or can't be run.
+/// Returns the failure of a refused start: 127 if the program isn't there, 126 if it can't be run.
 fn refused_start(error: &operator::client::ClientError) -> Failure {
     use operator::fault::Code;
     let code = match error {
@@ -78,15 +79,15 @@ fn refused_start(error: &operator::client::ClientError) -> Failure {
     Failure { code, message: error.to_string() }
 }
 
-/// Signals that reach us: those that would end us, and with a terminal those that would stop us with it.
+/// Catches the signals that would end us and, with a terminal, those of job control.
 fn heard(tty: bool) -> io::Result<Signals> {
     let of_terminal = [SIGTSTP, SIGCONT].into_iter().filter(|_| tty);
     Signals::heard([SIGWINCH].into_iter().chain(signals::ENDING).chain(of_terminal))
 }
 
-/// Has them go to the process, and a terminal's new size too. Ends with the signal that ends us instead: the
-/// loss of our terminal, behind which nobody is, and a SIGTERM soon after another, since a sandbox may have
-/// gone silent.
+/// Passes signals and the terminal's new sizes on to the process. Returns the signal that ends this command
+/// instead: SIGHUP when our terminal is lost, since nobody is there any more, or a SIGTERM soon after
+/// another, since the sandbox may have stopped answering.
 async fn pass(mut signals: Signals, controls: mpsc::Sender<ExecControl>, raw: Option<&RawTerminal>) -> i32 {
     let mut told_to_end: Option<Instant> = None;
     let mut resize: Option<Window> = None;
@@ -103,13 +104,13 @@ async fn pass(mut signals: Signals, controls: mpsc::Sender<ExecControl>, raw: Op
         let message = match (signo, raw) {
             (SIGTSTP, Some(raw)) => {
                 raw.give_back();
-                // What was meant for us: of the keys Ctrl-Z goes inside. What comes next is the SIGCONT.
+                // This SIGTSTP was meant for us: a typed Ctrl-Z goes inside. After the stop, SIGCONT follows.
                 let _ = raise(Signo::SIGSTOP);
                 continue;
             }
             (signo @ (SIGWINCH | SIGCONT), Some(raw)) => {
                 if signo == SIGCONT {
-                    // Gone: then the SIGHUP is on its way.
+                    // An error means that the terminal is gone: the SIGHUP is on its way.
                     let _ = raw.take_again();
                 }
                 // Of sizes that nobody has taken yet the last one counts.

@@ -1,4 +1,4 @@
-//! `cofferdam identity`: what programs contained at their first use; accepting an upgrade, forgetting a
+//! `cofferdam identity`: lists what programs contained at their first use, accepts an upgrade, forgets a
 //! program.
 
 use operator::types::{AcceptIdentity, ForgetIdentity, Identity};
@@ -42,7 +42,7 @@ fn list(root: &Root, name: &str, json: bool) -> Outcome {
     Ok(0)
 }
 
-/// Accepts by hash: the one that was insisted on, or the one that waits as this command looks.
+/// Accepts a content by its hash: the given one, or the one that is pending when this command looks.
 fn accept(root: &Root, name: &str, path: String, sha256: Option<String>, json: bool) -> Outcome {
     let client = client(root, name)?;
     let accepted = wait_for(async {
@@ -51,7 +51,7 @@ fn accept(root: &Root, name: &str, path: String, sha256: Option<String>, json: b
             None => {
                 let all = client.identities().await.map_err(failure)?;
                 let pending = all.into_iter().find(|it| it.path == path).and_then(|it| it.pending);
-                // With nothing that waits, any hash is refused, and the sandbox says why.
+                // If nothing is pending, any hash is refused, and the sandbox says why.
                 pending.unwrap_or_else(|| hex::encode([0; 32]))
             }
         };

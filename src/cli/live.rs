@@ -17,17 +17,17 @@ use crate::plan::STOP_GRACE;
 use crate::state::{Name, Root};
 use crate::waits;
 
-/// Whoever supervises answers sooner, also when it has just been started again.
+/// How long to wait for the supervisor. It answers sooner, even if it was just restarted.
 pub(super) const SOON: Duration = Duration::from_secs(6);
 
-/// The client of a running sandbox.
+/// Returns a client of a running sandbox.
 pub fn client(root: &Root, name: &str) -> Result<Client, Failure> {
     let name = Name::parse(name)?;
     root.require_running(&name)?;
     Ok(Client::new(root.socket(&name)))
 }
 
-/// What a failed call means for a person.
+/// Converts a failed call into a message for a person.
 pub fn failure(error: ClientError) -> Failure {
     match error {
         ClientError::Local(error) => Failure::from(error),
@@ -134,8 +134,8 @@ pub fn tree(root: &Root, args: &NamedJson) -> Outcome {
     Ok(0)
 }
 
-/// A node and all below it, a row each: name with the lines that lead to it, state, uptime, restarts, last
-/// failure.
+/// Adds a row for a node and for each node below it: name with the lines that lead to it, state, uptime,
+/// restarts, last failure.
 pub(super) fn branch(node: &TreeNode, lead: &str, below: &str, rows: &mut Vec<Vec<String>>) {
     rows.push(vec![
         format!("{lead}{}", node.name),
@@ -162,7 +162,7 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
         Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {
             return end_what_is_left(root, &name);
         }
-        // It ends by itself just now.
+        // The sandbox is just ending by itself.
         Err(_) => {}
     }
     wait_for(async {
@@ -172,7 +172,7 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
             Ok(answer) => answer.map(drop).map_err(failure),
         }
     })?;
-    // Told by its heart alone, it gives the agents the usual grace.
+    // If only the heart could be told, the agents get the default grace.
     let until = std::time::Instant::now().checked_add(waits::of_a_stop(args.grace.max(STOP_GRACE)));
     while root.is_running(&name) {
         if until.is_some_and(|until| std::time::Instant::now() > until) {
@@ -186,7 +186,7 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
     Ok(0)
 }
 
-/// Of a sandbox whose heart was killed: what it left ends by itself, unless it is stopped or hangs.
+/// Ends what a killed heart has left. Those processes end by themselves, unless they are stopped or hang.
 fn end_what_is_left(root: &Root, name: &Name) -> Outcome {
     let dir = root.instance(name);
     parts::wake_left_behind(&dir);
@@ -203,7 +203,7 @@ fn end_what_is_left(root: &Root, name: &Name) -> Outcome {
 
 fn is_gone_soon(root: &Root, name: &Name) -> bool {
     let until = std::time::Instant::now() + waits::GONE_WITHIN;
-    // The socket goes first, and the lock with whoever holds it.
+    // The socket is removed first; the lock is held until the last process that has it ends.
     while root.is_running(name) || !parts::is_none_left_behind(&root.instance(name)) {
         if std::time::Instant::now() > until {
             return false;
@@ -223,7 +223,7 @@ fn has_answered(error: &ClientError) -> bool {
     }
 }
 
-/// Nobody supervises it at the moment: its heart ends it all the same.
+/// Tells the heart to end the sandbox, which it does even without a supervisor.
 fn end_by_its_heart(root: &Root, name: &Name) -> Result<(), Failure> {
     let signalled = root.heart(name).and_then(|heart| Ok(kill(heart, Signal::SIGTERM)?));
     signalled
@@ -252,7 +252,7 @@ pub(super) fn state(state: SandboxState) -> &'static str {
     }
 }
 
-/// Milliseconds as people say them: the two largest units.
+/// Formats milliseconds for people: in the two largest units.
 pub(super) fn age(ms: u64) -> String {
     let s = ms / 1000;
     match s {
@@ -264,7 +264,7 @@ pub(super) fn age(ms: u64) -> String {
     }
 }
 
-/// How one that doesn't run came to its end.
+/// Returns the words for how an agent that doesn't run has ended.
 pub(super) fn last_exit(agent: &AgentStatus) -> String {
     match agent.last_exit.filter(|_| agent.state != "running") {
         Some(Exit { code: Some(code), .. }) => format!(", last exit {code}"),
@@ -273,7 +273,7 @@ pub(super) fn last_exit(agent: &AgentStatus) -> String {
     }
 }
 
-/// A signal's number, and its name where it has one: real-time signals have none.
+/// Returns a signal's number and its name, if it has one: real-time signals have none.
 fn signal_words(signal: i32) -> String {
     match Signal::try_from(signal) {
         Ok(named) => format!("signal {signal} ({named})"),

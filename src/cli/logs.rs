@@ -1,5 +1,4 @@
-//! `cofferdam logs`: the agents' output as it was written down, redacted; of a running sandbox or an ended
-//! one.
+//! `cofferdam logs`: the agents' output as it was logged, redacted, of a running or ended sandbox.
 
 use std::io::{self, ErrorKind, IsTerminal};
 use std::time::Duration;
@@ -12,10 +11,10 @@ use crate::failure::{Failure, Outcome};
 use crate::logs::Logs;
 use crate::state::{Name, Root, files};
 
-/// How often a followed log is looked at again.
+/// How often a followed log is checked for more.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Prints what there is, and with `-f` what comes until the sandbox ends.
+/// Prints what is there and, with `-f`, what comes until the sandbox ends.
 pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
     let name = Name::parse(&args.name)?;
     let dir = root.enter(&name)?.join(files::LOGS);
@@ -35,7 +34,7 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
         logs = Logs::open_last(&dir, args.agent.clone(), lines).map_err(unreadable)?;
     }
     loop {
-        // Asked before reading, so that what a sandbox wrote last is still read.
+        // Checked before reading, so that what the sandbox wrote last is still read.
         let running = root.is_running(&name);
         while let Some(line) = logs.next_line()? {
             show(&line, args)?;
@@ -47,7 +46,7 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
     }
 }
 
-/// An agent that never wrote has no log, and one that is mistyped neither.
+/// Refuses an agent without a log: it has never written anything, or its name is mistyped.
 fn require_agent(logs: &Logs, agent: &str) -> Result<(), Failure> {
     let known = logs.agents()?;
     if known.contains(agent) {

@@ -1,5 +1,5 @@
-//! The command line: parse, dispatch, turn the outcome into an exit code. One file a command, or a group of
-//! small ones (`live`, `snapshot`).
+//! The command line: parses, dispatches, turns the outcome into an exit code. One file per command, or per
+//! group of small ones (`live`, `snapshot`).
 
 mod approvals;
 pub mod args;
@@ -34,7 +34,7 @@ use crate::failure::{Failure, Outcome, REFUSED};
 use crate::state::Root;
 use args::{Cli, Command, RunArgs, UpArgs};
 
-/// Runs the command that was typed, and gives the exit code.
+/// Runs the command that was typed. Returns the exit code.
 pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -59,12 +59,12 @@ pub fn main() -> u8 {
     }
 }
 
-/// What was typed makes no sense, and it isn't that nothing was.
+/// Whether something was typed that makes no sense. If nothing was typed, the help is shown instead.
 fn is_misuse(error: &clap::Error) -> bool {
     error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
-/// It in one line, with where to read on.
+/// Returns the error as one line, with the command that shows more help.
 fn misuse(error: &clap::Error, typed: impl IntoIterator<Item = OsString>) -> String {
     let text = error.render().to_string();
     let what = text.split("\nUsage: ").next().unwrap_or(&text);
@@ -75,7 +75,7 @@ fn misuse(error: &clap::Error, typed: impl IntoIterator<Item = OsString>) -> Str
     format!("{what}; see `{} --help`", command_of(typed))
 }
 
-/// Which command was meant, with what can't be understood of it left out. Not every error names it.
+/// Returns which command was meant, as far as it can be understood. Not every error names it.
 fn command_of(typed: impl IntoIterator<Item = OsString>) -> String {
     let lenient = Cli::command().ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
     let read = lenient.try_get_matches_from(typed);
@@ -90,7 +90,7 @@ fn command_of(typed: impl IntoIterator<Item = OsString>) -> String {
 }
 
 fn dispatch(cli: Cli) -> Outcome {
-    // Before anything can fail.
+    // Set before anything can fail.
     if let Command::Run(RunArgs { start, .. }) | Command::Up(UpArgs { start, .. }) = &cli.command {
         speak(start.log_format);
     }
@@ -127,8 +127,8 @@ fn dispatch(cli: Cli) -> Outcome {
     }
 }
 
-/// Where the state directory is, looked for only once a command asks: one that uses none works for whoever
-/// has none, such as a build machine's user without a home.
+/// The `--state` option. The state directory is located only when a command needs it: commands that use none
+/// also work for a user who has none, such as a build machine's user without a home.
 struct Place(Option<PathBuf>);
 
 impl Place {
@@ -137,7 +137,7 @@ impl Place {
     }
 }
 
-/// Runs a piece of asynchronous work to its end, on this thread. For commands that talk to a running sandbox.
+/// Runs a future to completion on this thread. For commands that talk to a running sandbox.
 fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

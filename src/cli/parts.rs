@@ -1,9 +1,9 @@
-//! The processes of a running sandbox as whoever ends it sees them: the heart and its children, and which of
-//! them somebody has stopped.
+//! The processes of a running sandbox, as `cofferdam stop` sees them: the heart and its children, and which
+//! of them are stopped.
 //!
-//! A stopped process does nothing that it is told, and has everybody wait who counts on it: a stop wakes it
-//! before it tells anybody to end. Of a heart that was killed somebody may be left who keeps the name:
-//! stopped, or hung.
+//! A stopped process does nothing that it is told, and makes all wait that depend on it. So `cofferdam stop`
+//! continues stopped processes before it tells the sandbox to end. A killed heart may leave a process that
+//! keeps the sandbox's name, because it is stopped or hangs.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,7 @@ use nix::unistd::{Pid, getuid};
 
 use crate::console::{one_line, say};
 
-/// One of them.
+/// One of these processes, from proc_pid_stat(5).
 #[derive(Debug, PartialEq, Eq)]
 struct Part {
     pid: i32,
@@ -23,17 +23,17 @@ struct Part {
     parent: i32,
 }
 
-/// Has those go on that were stopped, and says so.
+/// Continues those of the heart's processes that are stopped, and says so.
 pub fn wake(heart: Pid) {
     wake_each(&parts(heart));
 }
 
-/// The same of what a heart has left that is gone: it ends by itself then.
+/// Continues the stopped processes that a dead heart has left: they end by themselves then.
 pub fn wake_left_behind(dir: &Path) {
     wake_each(&left_behind(dir));
 }
 
-/// Ends by force what a heart has left that is gone, and says so.
+/// Kills the processes that a dead heart has left, and says so.
 pub fn end_left_behind(dir: &Path) {
     for part in left_behind(dir) {
         if kill(Pid::from_raw(part.pid), Signal::SIGKILL).is_ok() {
@@ -42,7 +42,7 @@ pub fn end_left_behind(dir: &Path) {
     }
 }
 
-/// Whether nobody of those is there.
+/// Whether no process is left behind by a dead heart.
 pub fn is_none_left_behind(dir: &Path) -> bool {
     left_behind(dir).is_empty()
 }
@@ -55,15 +55,16 @@ fn wake_each(parts: &[Part]) {
     }
 }
 
-/// Our own processes that have lost their heart, and work in this directory as far as the kernel tells: only
-/// root may look where one of them works. Of another sandbox it would be as lost, with nobody to supervise.
+/// Returns cofferdam's processes that have lost their heart and, as far as can be seen, work in this
+/// directory: only root may see in which directory they work. A process of another sandbox that is listed by
+/// mistake has lost its heart too, and supervises nothing.
 fn left_behind(dir: &Path) -> Vec<Part> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(Part::of).filter(|part| part.has_lost_its_heart() && part.may_work_in(dir)).collect()
 }
 
-/// Those that are there, in words.
+/// Describes the processes that are still there.
 pub fn left(heart: Pid) -> String {
     let left: Vec<String> = parts(heart)
         .iter()
@@ -80,7 +81,7 @@ pub fn left(heart: Pid) -> String {
     left.join(", ")
 }
 
-/// The heart, and its children: the one process that a sandbox has above init.
+/// Returns the heart, which is the only process above a sandbox's init, and its children.
 fn parts(heart: Pid) -> Vec<Part> {
     let children = fs::read_to_string(format!("/proc/{heart}/task/{heart}/children")).unwrap_or_default();
     let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
@@ -92,14 +93,15 @@ impl Part {
         Self::read(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// One of those that a heart starts, and whoever has it now is none.
+    /// Whether this process is one that a heart starts, and its parent is no heart.
     fn has_lost_its_heart(&self) -> bool {
         let is_ours = matches!(self.comm.as_str(), "cofferdam: sup" | "cofferdam: bld" | "cofferdam: swp");
         let has_heart = || Self::of(self.parent).is_some_and(|parent| parent.comm == "cofferdam: hrt");
         is_ours && !has_heart()
     }
 
-    /// Not known to be elsewhere, and not another user's.
+    /// Whether this process works in the directory, or may: if its directory can't be read, an ordinary
+    /// user's command assumes so of the user's own processes.
     fn may_work_in(&self, dir: &Path) -> bool {
         let place = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
         match (place(Path::new(&format!("/proc/{}/cwd", self.pid))), place(dir)) {
@@ -114,7 +116,7 @@ impl Part {
         uid.and_then(|uid| uid.parse().ok()) == Some(getuid().as_raw())
     }
 
-    /// Of proc_pid_stat(5): `12 (cofferdam: sup) S …`, where the name may hold anything.
+    /// Parses a line of proc_pid_stat(5): `12 (cofferdam: sup) S …`, where the name may hold any character.
     fn read(pid: i32, stat: &str) -> Option<Self> {
         let (before, after) = stat.rsplit_once(')')?;
         let comm = one_line(before.split_once('(')?.1);

@@ -1,4 +1,5 @@
-//! `cofferdam policy`: check, explain, diff, schema and presets without a sandbox; show and set with one.
+//! `cofferdam policy`: check, explain, diff, schema and presets need no sandbox; show and set need a running
+//! one.
 
 use std::path::{Path, PathBuf};
 
@@ -48,20 +49,20 @@ fn check(files: &[PathBuf], json: bool) -> Outcome {
     if json {
         print_json(&reports)?;
     } else {
-        // The others are told all the same.
+        // Every file is reported, also after a faulty one.
         reports.iter().try_for_each(Report::tell)?;
     }
     Ok(if reports.iter().all(|report| report.valid) { 0 } else { REFUSED })
 }
 
-/// What there is to say of a file: a row of `policy check --json`, whose keys are all there in each.
+/// The report on one file: a row of `policy check --json`. Every row has all keys.
 #[derive(Serialize)]
 struct Report {
     file: String,
     valid: bool,
     errors: Vec<serde_json::Value>,
     warnings: Vec<serde_json::Value>,
-    /// Why it can't be read, where that is its error.
+    /// Why it can't be read, if that is its error.
     unreadable: Option<String>,
     #[serde(skip)]
     found: Option<Diagnostics>,
@@ -86,7 +87,7 @@ impl Report {
         }
     }
 
-    /// Of a text that was read.
+    /// Makes the report on a text that was read.
     fn found(found: Diagnostics, file: String) -> Self {
         Self {
             file,
@@ -112,16 +113,16 @@ impl Report {
     }
 }
 
-/// What of it is of a severity, as JSON has it.
+/// Returns the diagnostics of one severity as JSON.
 fn rows(found: &Diagnostics, severity: Severity) -> Vec<serde_json::Value> {
     let told = serde_json::to_value(found).unwrap_or_default();
     let rows = told["diagnostics"].as_array().cloned().unwrap_or_default();
-    // A row each, in their order.
+    // The JSON has one row per diagnostic, in the same order.
     let both = found.items().iter().zip(rows);
     both.filter(|(item, _)| item.severity == severity).map(|(_, row)| row).collect()
 }
 
-/// What is wrong with a policy and risky in it, or in a preset where the file is one.
+/// Returns the errors and warnings of a policy, or of a preset if the file is one.
 fn judge(name: &str, text: &str) -> Diagnostics {
     // Only a preset has this key, and a policy may not have it.
     if text.lines().any(|line| line.starts_with("preset:")) {
@@ -139,12 +140,12 @@ fn of_policy(source: &PolicySource) -> Diagnostics {
     policies::load(source).map_or_else(|errors| errors, |candidate| candidate.warnings().clone())
 }
 
-/// What the guard says of an address that is asked for by itself; those of a name are judged when it is
-/// resolved.
+/// Adds the address guard's verdict if the request names an address. The addresses of a name are judged when
+/// it is resolved.
 fn judge_address(compiled: &Compiled, question: &Question, explanation: &mut Explanation) {
     let Host::Addr(address) = &question.destination.host else { return };
     let Ok(grant) = compiled.connect(&question.destination, &question.caller) else { return };
-    // This machine's own addresses say nothing of those where the policy is to be in force.
+    // This machine's own addresses don't matter: the policy may be for another machine.
     let own = OwnAddresses::fixed([]);
     let Err(refusal) = guard::judge(*address, question.destination.port, &grant.addresses, &own) else {
         return;
@@ -159,7 +160,7 @@ fn judge_address(compiled: &Compiled, question: &Question, explanation: &mut Exp
     });
 }
 
-/// Takes back what is proposed for an address which the guard would refuse all the same.
+/// Removes the proposed rule for an address that the guard would refuse all the same.
 fn judge_mend(question: &Question, explanation: &mut Explanation) {
     let Host::Addr(address) = question.destination.host else { return };
     let as_proposed = AddressRule { allowed_ips: [].into(), exact_host: true };
@@ -220,7 +221,7 @@ fn tell(explanation: &Explanation, json: bool) -> Outcome {
     Ok(0)
 }
 
-/// A header field as clients are given it.
+/// Parses a header field, written as for other clients: `NAME: VALUE`.
 fn header(field: &str) -> Result<(HeaderName, HeaderValue), Failure> {
     let read = || {
         let (name, value) = field.split_once(':')?;
@@ -229,14 +230,14 @@ fn header(field: &str) -> Result<(HeaderName, HeaderValue), Failure> {
     read().ok_or_else(|| Failure::refused(format!("--header {field}: not NAME: VALUE")))
 }
 
-/// Whether a URL is one that a request is sent to; without a method it is a `GET`'s, as for every client.
+/// Whether a target is an HTTP URL. Without a method it means a `GET`, as for every client.
 fn is_of_http(target: &str) -> bool {
     target.split_once("://").is_some_and(|(scheme, _)| {
         scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
     })
 }
 
-/// The method of a request that says something, where none is given.
+/// Returns the method that the options imply, if none is given.
 fn said_by(says: &Says) -> Option<&'static str> {
     let in_body = [&says.graphql, &says.mcp_tool, &says.rpc_method, &says.body];
     match in_body.iter().any(|text| text.is_some()) {
@@ -245,7 +246,7 @@ fn said_by(says: &Says) -> Option<&'static str> {
     }
 }
 
-/// The message that a client would send on a WebSocket to say it.
+/// Returns the WebSocket message that a client would send for these options.
 fn message(says: &Says, websocket: bool) -> Option<String> {
     let asks = |document: &String| {
         json!({ "id": "1", "type": "subscribe", "payload": { "query": document } }).to_string()
@@ -253,7 +254,7 @@ fn message(says: &Says, websocket: bool) -> Option<String> {
     says.ws_text.clone().or_else(|| says.graphql.as_ref().filter(|_| websocket).map(asks))
 }
 
-/// The body that a client would send to say it.
+/// Returns the body that a client would send for these options.
 fn body(says: &Says, args: &[String]) -> Result<Option<String>, Failure> {
     let mut arguments = serde_json::Map::new();
     for arg in args {
@@ -309,11 +310,12 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
             let _ = print_json(&Report::of(file));
         }
     })?;
-    // Every error at its place, here, where the file is; the sandbox checks again with its presets.
+    // Checked here, where the file is, so that every error is shown at its place. The sandbox checks again
+    // with its presets.
     let checked = policies::check(&source, true);
     let client = client(root, name)?;
     if let Err(faults) = checked {
-        // It is refused there as well; so it is on record, and counted, what anybody tries to put in force.
+        // Sent all the same: the sandbox refuses it too, and thereby records and counts the attempt.
         let report = Report::found(of_policy(&source), source.name.clone());
         let _ = wait_for(async { client.set_policy(source.text, false).await.map_err(failure) });
         if json {
@@ -338,8 +340,8 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
     Ok(0)
 }
 
-/// Has the agents start again under a policy: in another cage if it needs one, which the builder says,
-/// whatever state the supervisor is in.
+/// Has the agents start again under a policy, in another cage if it needs one. The builder is asked first: it
+/// can tell, whatever state the supervisor is in.
 fn move_agents(
     root: &Root,
     client: &Client,
@@ -369,7 +371,7 @@ fn move_agents(
     }
 }
 
-/// What is in force after a move, and for whom.
+/// Returns what is in force after a move, and which agents run under it.
 fn moved(client: &Client, mut warnings: Vec<String>) -> Result<PolicyChange, Failure> {
     let status = wait_for(async { client.status().await.map_err(failure) })?;
     warnings.extend(status.agents.iter().filter_map(|agent| not_running(&status.name, agent)));
@@ -386,7 +388,7 @@ fn moved(client: &Client, mut warnings: Vec<String>) -> Result<PolicyChange, Fai
     })
 }
 
-/// What is to be said of an agent that doesn't run in the new cage.
+/// Returns the warning about an agent that doesn't run in the new cage.
 fn not_running(sandbox: &str, agent: &AgentStatus) -> Option<String> {
     if agent.pid.is_some() {
         return None;
@@ -437,7 +439,7 @@ fn listed(kind: &str, builtin: &Builtin) -> serde_json::Value {
     json!({ "kind": kind, "name": builtin.name, "description": purpose(builtin) })
 }
 
-/// A preset's own description; of a profile, the sentence that its file begins with.
+/// Returns a preset's own description, or the first sentence of a profile's file.
 fn purpose(builtin: &Builtin) -> String {
     if let Ok(preset) = builtin.preset() {
         return preset.description.to_string();

@@ -1,4 +1,4 @@
-//! `cofferdam ps`: the running sandboxes, asked side by side, so that one that hangs hides no other.
+//! `cofferdam ps`: the running sandboxes. They are asked in parallel, so that one that hangs hides no other.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Listed {
-    /// As it told.
+    /// It has answered with its status.
     Answering(Box<Status>),
     /// It is there, and told nothing in time.
     Silent { name: String, state: &'static str },
@@ -45,7 +45,7 @@ pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
     Ok(0)
 }
 
-/// The sandboxes that run, and those of other users.
+/// Returns the sandboxes that run, and those of other users.
 pub(super) fn present(root: &Root) -> Result<(Vec<Name>, Vec<Name>), Failure> {
     let (mut running, mut others) = (Vec::new(), Vec::new());
     for name in root.names()? {
@@ -58,27 +58,28 @@ pub(super) fn present(root: &Root) -> Result<(Vec<Name>, Vec<Name>), Failure> {
     Ok((running, others))
 }
 
-/// The same, off this thread: where nobody takes connections any more, to knock may last.
+/// As [`present`], on a blocking thread: connecting to a socket whose owner accepts no connections may block.
 pub(super) async fn there(root: &Root) -> Result<(Vec<Name>, Vec<Name>), Failure> {
     let root = root.clone();
     let knock = tokio::task::spawn_blocking(move || present(&root));
     knock.await.unwrap_or_else(|_| Err(Failure::refused("the sandboxes could not be looked for")))
 }
 
-/// Whether it is there. Off this thread: where nobody takes connections any more, to knock may last.
+/// Whether a sandbox runs. Checked on a blocking thread: connecting to a socket whose owner accepts no
+/// connections may block.
 pub(super) async fn runs(root: &Root, name: &Name) -> bool {
     let (root, name) = (root.clone(), name.clone());
     let knock = tokio::task::spawn_blocking(move || root.is_running(&name));
-    // Whoever doesn't refuse is there.
+    // A sandbox that doesn't refuse the connection in time counts as running.
     tokio::time::timeout(SOON, knock).await.map_or(true, |knocked| knocked.unwrap_or(true))
 }
 
-/// What they tell, in their order.
+/// Asks the sandboxes for their status, and returns the answers in the same order.
 pub(super) async fn listed(root: &Root, running: &[Name]) -> Vec<Listed> {
     join_all(running.iter().map(|name| ask(root, name))).await.into_iter().flatten().collect()
 }
 
-/// One that has ended meanwhile is left out.
+/// Asks one sandbox. `None` if it has ended meanwhile.
 async fn ask(root: &Root, name: &Name) -> Option<Listed> {
     let client = Client::new(root.socket(name));
     match in_time(root, name, client.status()).await {
@@ -88,17 +89,17 @@ async fn ask(root: &Root, name: &Name) -> Option<Listed> {
     }
 }
 
-/// What comes of asking one of all the sandboxes that ran a moment ago.
+/// The result of asking a sandbox that ran a moment ago.
 pub(super) enum Asked<T> {
     /// Its answer.
     Answered(T),
-    /// It has ended meanwhile, and has nothing to tell any more.
+    /// It has ended meanwhile.
     Ended,
     /// It is there, and told nothing in time.
     Silent,
 }
 
-/// Waits for a sandbox's answer, no longer than for one that works.
+/// Waits for a sandbox's answer, up to [`PATIENCE`].
 pub(super) async fn in_time<T>(
     root: &Root,
     name: &Name,
@@ -111,7 +112,7 @@ pub(super) async fn in_time<T>(
     }
 }
 
-/// Name, state, agents, uptime, policy, process.
+/// Returns a table row: name, state, agents, uptime, policy, process.
 pub(super) fn row(listed: &Listed) -> Vec<String> {
     let none = || "-".to_owned();
     match listed {
@@ -129,7 +130,8 @@ pub(super) fn row(listed: &Listed) -> Vec<String> {
     }
 }
 
-/// One that nobody starts again without being told to must not look like those that work.
+/// Returns an agent's name. If the agent is only started again on command, its state is added, so that it
+/// doesn't look like one that works.
 fn agent(agent: &AgentStatus) -> String {
     match agent.state.as_str() {
         state @ ("gave-up" | "exited") => format!("{} ({state})", agent.name),

@@ -1,4 +1,4 @@
-//! `cofferdam redact`: standard input (or a file) to standard output, secrets replaced.
+//! `cofferdam redact`: copies standard input (or a file) to standard output, with secrets replaced.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use crate::cli::args::RedactArgs;
 use crate::failure::{Failure, Outcome};
 use crate::given::is_stdin;
 
-/// Copies to the end.
+/// Copies the whole input.
 pub fn redact(args: &RedactArgs) -> Outcome {
     let redactor = Redactor::new(std::iter::empty::<(&str, redactor::Secret)>())
         .map_err(|e| Failure::refused(e.to_string()))?;

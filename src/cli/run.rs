@@ -14,7 +14,7 @@ use crate::start::{door, environment};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 
-/// Starts the sandbox, and gives its exit code once it is over.
+/// Starts the sandbox. Returns its exit code once it is over.
 pub fn run(root: &Root, args: RunArgs) -> Outcome {
     start(root, wanted(args)?)
 }
@@ -56,7 +56,7 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
     let wanted = Wanted {
         name,
         policy: policies::source(&policies::Choice {
-            // What is typed goes before what the file names, whichever of the two either is.
+            // What is typed takes precedence over the file, whether either is a profile or a policy file.
             base: Base::named(args.profile.as_deref(), args.policy.as_deref())
                 .or(config.as_ref().and_then(|c| Base::named(c.profile.as_deref(), c.policy.as_deref()))),
             presets: [config.as_ref().map_or(&[][..], |c| &c.presets), &args.preset].concat(),
@@ -85,13 +85,14 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
     Ok(wanted)
 }
 
-/// Reads a configuration, whose path those of its presets begin with: as text.
+/// Reads a configuration. Its path must be UTF-8, since the paths of its presets, which are text, begin with
+/// it.
 pub fn read_config(option: &str, file: &Path) -> Result<Config, Failure> {
     door::is_text(option, file)?;
     Config::read(file)
 }
 
-/// `--enforcement` over the file's word over `strict`.
+/// Returns `--enforcement` if it was typed, else the file's value, else `strict`.
 pub fn enforcement(typed: Option<EnforcementArg>, config: Option<&Config>) -> Enforcement {
     match typed {
         Some(EnforcementArg::Strict) => Enforcement::Strict,
@@ -100,7 +101,8 @@ pub fn enforcement(typed: Option<EnforcementArg>, config: Option<&Config>) -> En
     }
 }
 
-/// `--env`, and for a terminal the kind of the operator's, so that editors and pagers draw right.
+/// Returns the variables of `--env` and, with a terminal, the operator's `TERM`, so that editors and pagers
+/// draw correctly.
 fn variables(given: &[String], tty: bool) -> Result<Vec<(String, String)>, Failure> {
     let kind = std::env::var("TERM").ok().filter(|_| tty).map(|term| ("TERM".to_owned(), term));
     Ok(kind.into_iter().chain(environment::pairs(given)?).collect())
@@ -112,7 +114,7 @@ fn restart(when: RestartWhen) -> Restart {
         RestartWhen::OnFailure => RestartPolicy::OnFailure,
         RestartWhen::Always => RestartPolicy::Always,
     };
-    // Someone watches: be quick at first.
+    // Restarts are quick at first, since the operator watches.
     Restart {
         policy,
         backoff: Backoff { min: Duration::from_millis(200), ..Backoff::default() },

@@ -1,5 +1,5 @@
-//! `cofferdam snapshot` and `cofferdam restore`: what a stopped sandbox has left, in one file, and a sandbox
-//! again of that.
+//! `cofferdam snapshot` and `cofferdam restore`: pack what a stopped sandbox has left into one file, and make
+//! a sandbox of that file again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -20,13 +20,13 @@ use crate::heart;
 use crate::snapshot::{Found, Made, Manifest, Meter, Origin, Wanted, bring, look, make};
 use crate::state::{Name, Root};
 
-/// Bytes between two words on how far it is.
+/// Bytes between two reports of progress.
 const WORD_EVERY: u64 = 32 << 20;
 /// Characters of an approval that are shown in a table.
 const MAX_SHOWN: usize = 200;
-/// Begins a terminal's line anew.
+/// Clears the current line of a terminal.
 const CLEAR: &str = "\r\x1b[K";
-/// Nobody's, where a command of root's only looks at a file.
+/// The id `nobody`: as root, a file is only checked under this id.
 const NOBODY: Id = Id { uid: 65534, gid: 65534 };
 
 #[derive(Serialize)]
@@ -125,7 +125,8 @@ fn restored(name: &Name, manifest: &Manifest, approvals: usize) -> String {
     )
 }
 
-/// What approvals allow was the word of whoever made the file, which may not be this operator's.
+/// Decides whether to keep the approvals in the file. The maker of the file gave them, who may be another
+/// operator, so this operator must say.
 fn decide(file: &Path, approvals: &[String], word: Option<ApprovalsWord>) -> Result<bool, Failure> {
     match (approvals, word) {
         ([], _) => Ok(false),
@@ -167,7 +168,7 @@ fn told(found: &Found, json: bool) -> Outcome {
     Ok(0)
 }
 
-/// Of a line of plain characters as many as a table takes; `--json` has them all.
+/// Cuts a line of ASCII characters to what a table shows; `--json` has all of it.
 fn cut(line: &str) -> String {
     match line.get(..MAX_SHOWN) {
         Some(begin) if line.len() > MAX_SHOWN => format!("{begin}... (cut: --json has all of it)"),
@@ -175,7 +176,7 @@ fn cut(line: &str) -> String {
     }
 }
 
-/// Never waits, should it be a pipe.
+/// Opens a file to restore. Never blocks, even if it is a pipe.
 fn open(path: &Path) -> Result<File, Failure> {
     let told = |e: &dyn std::fmt::Display| {
         Failure::refused(format!(
@@ -199,7 +200,7 @@ fn looker() -> Ids {
     Ids::Rootless { operator }
 }
 
-/// A signal waits until what was half made is gone again.
+/// Does the work with signals held: one that arrives waits until what was half made is removed.
 fn whole<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let signals = heart::hold_signals()?;
     agent::own::no_core_files()?;
@@ -207,7 +208,7 @@ fn whole<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     if io::stderr().is_terminal() {
         let _ = write!(io::stderr().lock(), "{CLEAR}");
     }
-    // Whoever was asked to end meanwhile ends of that, here.
+    // A signal that arrived meanwhile ends this process here.
     signals.release()?;
     done
 }
@@ -216,7 +217,8 @@ fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
 
-/// On a terminal, how far it is: numbers alone, said by the process that reads.
+/// Returns the function that reports progress on a terminal. It prints only numbers, since the confined
+/// process that reads the file calls it.
 fn meter() -> Meter {
     static SAID: AtomicU64 = AtomicU64::new(0);
     if !io::stderr().is_terminal() {

@@ -1,8 +1,9 @@
-//! `cofferdam term`: a running sandbox on the operator's terminal. Wires the control socket and the keyboard
-//! to the model, and the model to the screen; what is shown, and what a key means, is the `tui` crate's.
+//! `cofferdam term`: a running sandbox on the operator's terminal. Connects the control socket and the
+//! keyboard to the model, and the model to the screen. The `tui` crate decides what is shown and what a key
+//! means.
 //!
-//! One task does all of it, so nothing needs a lock. It waits for whatever comes first, draws at most every
-//! [`FRAME`], and only where something has changed.
+//! One task does all of it, so nothing needs a lock. It waits for the first of several events, draws at most
+//! every [`FRAME`], and only if something has changed.
 
 mod feed;
 mod figures;
@@ -31,26 +32,26 @@ use crate::failure::{Failure, Outcome};
 use crate::state::{Name, Root};
 use terminal::Terminal;
 
-/// The screen is drawn at most so often: twenty times a second.
+/// The shortest time between two drawings: twenty a second.
 const FRAME: Duration = Duration::from_millis(50);
-/// How long an answer that was given just before the end may take to be told.
+/// How long an answer that was given just before the end may take to reach the sandbox.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Messages that wait for the model: whoever sends more waits.
+/// How many messages may wait for the model. Then the senders wait.
 const MESSAGES: usize = 64;
 
-/// Why it ends.
+/// Why the terminal UI ends.
 enum End {
-    /// A key said so.
+    /// The operator pressed the key for it.
     Quit,
-    /// What was watched is over, in these words.
+    /// What was watched is over; the text says why.
     Over(String),
-    /// This signal.
+    /// This signal arrived.
     Signal(i32),
-    /// The terminal takes or gives nothing any more.
+    /// The terminal can't be read or written any more.
     Gone(io::Error),
 }
 
-/// Runs the terminal UI, and gives 0 where the operator or the sandbox has ended it.
+/// Runs the terminal UI. Returns 0 if the operator or the sandbox has ended it.
 pub fn term(root: &Root, args: &TermArgs) -> Outcome {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return Err(Failure::refused(
@@ -77,7 +78,7 @@ pub fn term(root: &Root, args: &TermArgs) -> Outcome {
     }
 }
 
-/// The sandbox that runs, if it is one; none where there are several to choose from.
+/// Returns the sandbox that runs, if it is the only one; `None` if there are several to choose from.
 fn the_only_one(root: &Root) -> Result<Option<Name>, Failure> {
     let (mut running, _) = ps::present(root)?;
     match running.len() {
@@ -89,13 +90,13 @@ fn the_only_one(root: &Root) -> Result<Option<Name>, Failure> {
     }
 }
 
-/// What is heard: the messages, and what sends them, which ends when there is no more to be heard.
+/// The messages to the model, and the future that sends them, which ends when there is nothing more to watch.
 struct Heard<'a> {
     client: Option<Client>,
     messages: mpsc::Receiver<Message>,
-    /// Kept for what the answers that we give come to.
+    /// For the results of the answers that we send.
     sender: mpsc::Sender<Message>,
-    /// Answers on their way.
+    /// Answers that are being sent.
     answers: JoinSet<()>,
     feed: Pin<Box<dyn Future<Output = String> + 'a>>,
 }
@@ -114,21 +115,21 @@ impl<'a> Heard<'a> {
         Self { client: Some(client), messages, sender, answers: JoinSet::new(), feed }
     }
 
-    /// Tells the sandbox an answer; what came of it is a message.
+    /// Sends the sandbox an answer. Its result comes back as a message.
     fn answer(&mut self, id: String, answer: tui::facts::Answer) {
         let (Some(client), sender) = (self.client.clone(), self.sender.clone()) else { return };
         self.answers.spawn(async move {
             let outcome = feed::answer(&client, &id, answer).await;
-            // Nobody is there to read it any more.
+            // An error means that the messages are no longer read.
             let _ = sender.send(Message::Answered { id, outcome }).await;
         });
     }
 }
 
 impl Heard<'_> {
-    /// What was answered is said, though the answer to that is shown no more.
+    /// Lets answers that are being sent reach the sandbox, though their results are no longer shown.
     async fn settle(mut self) {
-        // Nobody takes what they tell.
+        // Their results are no longer received.
         self.messages.close();
         let all = async { while self.answers.join_next().await.is_some() {} };
         let _at_most = tokio::time::timeout(SETTLE, all).await;
@@ -141,7 +142,7 @@ async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
         Some(name) => (Model::watching(name.as_str(), colours), Heard::of(root, name)),
         None => (Model::choosing(Vec::new(), colours), Heard::of_all(root)),
     };
-    // Before the terminal is taken: any other signal would end us and leave it raw.
+    // Signals are caught before the terminal is taken: any other signal would end us and leave it raw.
     let mut signals = Signals::heard([SIGWINCH, SIGTSTP, SIGCONT].into_iter().chain(signals::ENDING))?;
     let mut terminal = Terminal::take()?;
     let mut keys = terminal::keys()?;
@@ -163,7 +164,8 @@ async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
                 signo => break End::Signal(signo),
             },
             key = keys.recv() => match key {
-                // What was read at once was typed before any of it was shown: nothing is drawn between.
+                // Keys that were read at once were typed before the screen showed the effect of any: nothing
+                // is drawn between them.
                 Some(Ok(presses)) => presses.into_iter().filter_map(|press| model.update(Message::Press(press))).collect(),
                 Some(Err(error)) => break End::Gone(error),
                 None => break End::Gone(io::ErrorKind::UnexpectedEof.into()),
@@ -185,7 +187,7 @@ async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
             words = &mut heard.feed => break End::Over(words),
         };
         is_new = true;
-        // Each, in the order in which they were typed.
+        // All of them, in the order in which the keys were typed.
         let mut over = None;
         for effect in effects {
             match effect {

@@ -13,18 +13,18 @@ use crate::start::{NameChoice, Wanted, start, system_roots};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 
-/// Where a service's metrics are served when nobody says otherwise.
+/// Where a service's metrics are served by default.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
-/// Starts the sandbox, and gives its exit code once it is over.
+/// Starts the sandbox. Returns its exit code once it is over.
 pub fn up(root: &Root, args: &UpArgs) -> Outcome {
     start(root, wanted(read_config("--file", &args.file)?, args)?)
 }
 
-/// What a file wants, as far as the file says it.
+/// Returns what the file and the options describe.
 ///
 /// # Errors
-/// What is missing in it, or can't be had.
+/// What is missing in the file, or isn't possible.
 pub fn wanted(config: Config, args: &UpArgs) -> Result<Wanted, Failure> {
     let file = args.file.display();
     let Some(name) = config.name.as_deref() else {

@@ -1,5 +1,5 @@
-//! What the actors' crates need of each other, without knowing each other: each adapter implements one
-//! crate's trait by another crate's mechanism, and holds no decision of its own.
+//! Connects the actors' crates, which don't know each other: each adapter implements one crate's trait with
+//! another crate, and decides nothing itself.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use proxy::identity::{ExecutableFile, Holder, HoldersError, Maker, Processes};
 use proxy::trusted::{Opened, Speak, Trusted};
 use uuid::Uuid;
 
-/// The proxy's question who holds a socket, answered by init.
+/// Lets init answer the proxy's question which processes hold a socket.
 pub struct InitProcesses(pub InitClient);
 
 impl Processes for InitProcesses {
@@ -84,7 +84,7 @@ fn refused(error: ClientError) -> HoldersError {
     }
 }
 
-/// Requests for `inference.local`, answered by the gateway.
+/// Lets the gateway answer requests for `inference.local`.
 pub struct Inference(pub gateway::Gateway);
 
 impl proxy::LocalService for Inference {
@@ -98,7 +98,7 @@ impl proxy::LocalService for Inference {
     }
 }
 
-/// Connections to model providers, by the proxy's road for what the operator named.
+/// Connects to model providers the way the proxy connects to servers that the operator named.
 pub struct Providers(pub Trusted);
 
 impl gateway::Dial for Providers {

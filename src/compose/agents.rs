@@ -1,4 +1,5 @@
-//! The agents of a sandbox: their actors' specs, the streams of each start, and what becomes of them.
+//! The agents of a sandbox: the specs of their actors, the streams of each start, and the events of their
+//! processes.
 
 mod condition;
 mod output;
@@ -44,11 +45,11 @@ pub struct Agent {
     pub name: Arc<str>,
     /// Its actor.
     pub address: Address<Msg>,
-    /// How it is.
+    /// Its condition.
     pub condition: Arc<watch::Sender<Condition>>,
-    /// Its terminal, where it has one and runs.
+    /// Its terminal, if it has one and runs.
     pub terminal: Arc<ArcSwap<Option<Terminal>>>,
-    /// Whether it is asked if it still answers.
+    /// Whether it has a health check.
     pub is_watched: bool,
 }
 
@@ -69,7 +70,7 @@ pub struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// An agent and its child spec. Output that a supervisor before this one left in its pipes is taken up
+    /// Makes an agent and its child spec. Resumes the output that an earlier supervisor left in its pipes
     /// first.
     pub fn agent(&self, plan: &AgentPlan, handover: &mut Handover) -> io::Result<(Agent, ChildSpec)> {
         let name: Arc<str> = plan.name.as_str().into();
@@ -119,7 +120,8 @@ impl Surroundings<'_> {
     }
 }
 
-/// Turns what becomes of a process into its condition, the audit log and the metrics.
+/// Returns the function that turns events of an agent's process into its condition, audit records and
+/// metrics.
 fn tell(
     plan: &AgentPlan,
     sink: Sink,
@@ -149,7 +151,7 @@ fn tell(
             detail: detail.map(Text::from),
         };
         let (change, pid, code, detail) = match told {
-            // On record already, or not for the record.
+            // Recorded already, or not to be recorded.
             Told::WasOver { .. } | Told::Health(_) => {
                 show(told);
                 return;
@@ -175,8 +177,8 @@ fn tell(
     })
 }
 
-/// The one line for the operator of an agent that stays down; `service` is the sandbox that goes on without
-/// it.
+/// Returns the one line that tells the operator of an agent that stays down. `service` is the name of a
+/// sandbox that goes on without it.
 fn stays_down(service: Option<&str>, agent: &str, failure: &str) -> String {
     let told = format!("agent '{agent}' is not started again: its restarts are used up ({failure})");
     match service {
@@ -187,8 +189,8 @@ fn stays_down(service: Option<&str>, agent: &str, failure: &str) -> String {
     }
 }
 
-/// An agent whose program can't be run, at the start of a sandbox: one that is mistyped is told at once, not
-/// tried for ever.
+/// An agent whose program can't be run at the start of a sandbox: a mistyped one is reported at once, not
+/// retried for ever.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct NotStarted {
@@ -206,21 +208,21 @@ pub struct Agents {
 }
 
 impl Agents {
-    /// All of them.
+    /// Collects the agents of the sandbox.
     pub fn new(plan: &Plan, agents: Vec<Agent>) -> Self {
         let service = (plan.mode == Mode::Service).then(|| plan.name.as_str().into());
         Self { service, all: Arc::new(agents) }
     }
 
-    /// Takes what the tree reports of an agent's actor: that its restarts are used up, which nobody else
-    /// tells, or that it is up again.
+    /// Takes what the tree reports of an agent's actor: that its restarts are used up, which only the tree
+    /// knows, or that it is up again.
     pub fn hear(&self, report: &Report) {
         let Some(agent) = report.path.strip_prefix("agents/").and_then(|name| self.find(name)) else {
             return;
         };
         match &report.event {
             Happened::GaveUp { failure } => {
-                // What still runs, its actor alone being gone, is not over.
+                // An agent whose actor is gone, but whose process still runs, is not over.
                 agent.condition.send_modify(|now| (now.gave_up, now.over) = (true, now.pid.is_none()));
                 tracing::warn!("{}", stays_down(self.service.as_deref(), &agent.name, &failure.to_string()));
             }
@@ -231,7 +233,7 @@ impl Agents {
         }
     }
 
-    /// The first that could not be started, if any.
+    /// Returns the first agent that could not be started, if any.
     pub fn not_started(&self) -> Option<NotStarted> {
         self.iter().find_map(|agent| {
             let now = agent.condition.borrow();
@@ -240,26 +242,27 @@ impl Agents {
         })
     }
 
-    /// Each.
+    /// Iterates over all agents.
     pub fn iter(&self) -> impl Iterator<Item = &Agent> {
         self.all.iter()
     }
 
-    /// By name.
+    /// Returns the agent of this name.
     pub fn find(&self, name: &str) -> Option<&Agent> {
         self.all.iter().find(|agent| &*agent.name == name)
     }
 
-    /// Passes a signal to each.
+    /// Passes a signal to each agent.
     pub fn signal(&self, signo: i32) {
         for agent in self.iter() {
-            // One whose actor is down is told by the next Ctrl-C.
+            // An agent whose actor is down misses this one, and gets the next Ctrl-C.
             let _ = agent.address.cast(Msg::Signal(signo));
         }
     }
 
-    /// Ends every process: SIGTERM, and SIGKILL after the grace. One that waits for its restart leaves the
-    /// tree instead. Afterwards all count as over: a stop must come to its end, whatever became of an actor.
+    /// Ends every agent's process: SIGTERM, and SIGKILL after the grace. The actor of an agent that waits for
+    /// its restart is removed from the tree instead. Afterwards all agents count as over: a stop must
+    /// complete, whatever state an actor is in.
     pub async fn stop(&self, grace: Duration, tree: Option<&Supervisor>) {
         let deadline = grace + Duration::from_secs(2);
         let stops = self.iter().map(|agent| async move {
@@ -276,7 +279,7 @@ impl Agents {
         }
     }
 
-    /// Tells each terminal the operator's size.
+    /// Sets each terminal to the size of the operator's.
     pub fn resize(&self) {
         let Some(size) = operator::client::window_of(io::stdin()) else { return };
         for agent in self.iter() {
@@ -286,7 +289,7 @@ impl Agents {
         }
     }
 
-    /// Waits until no agent runs or will run, and gives the last one's condition.
+    /// Waits until no agent runs or will run. Returns the condition of the one that ended last.
     pub async fn all_over(&self) -> Condition {
         let (send, mut receive) = mpsc::channel(1);
         for agent in self.iter() {

@@ -1,9 +1,10 @@
-//! What goes along from one cage to the next: who has ended stays ended, on both sides of a turn
-//! (`heart::turn`), and whoever wanted it is on record.
+//! What is carried from one cage to the next: an agent that has ended stays ended on both sides of a turn
+//! (`heart::turn`), and the operator who wanted the turn is recorded.
 //!
-//! The heart is told who is over as soon as somebody is, so that a supervisor that dies or hangs in a turn
-//! has said it before; and whom it is about to stop. Where the way leads back it is those that start again,
-//! and nobody else, however many supervisors die on it: their ends are forgotten once, before anybody starts.
+//! The heart is told which agents are over as soon as one is, so that it knows even if the supervisor dies or
+//! hangs in a turn. It is also told which processes are about to be stopped. If the turn leads back to the
+//! old cage, exactly those start again, however many supervisors die meanwhile: their ends are forgotten
+//! once, before any agent starts.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -25,24 +26,25 @@ use crate::sealed;
 /// Agents that are over, and how they ended.
 pub type Over = Vec<(String, ExitStatus)>;
 
-/// What the heart's file of [`Stopped`] is called.
+/// The name of the sealed file with [`Stopped`] that the heart keeps.
 const STOPPED_FILE: &str = "cofferdam-stopped";
 
-/// Processes that are stopped for another cage.
+/// The processes that are being stopped for another cage.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stopped {
-    /// Those that ran at the last look.
+    /// The processes that ran when the table was last read.
     ran: Vec<ProcessId>,
-    /// And all behind this one, until the next look. Init counts upwards: they were started between the look
-    /// and the stop, as an agent is that was about to start again.
+    /// All processes with a higher id than this one belong here too, until the table is read again. Init
+    /// counts upwards, so they were started between the reading and the stop, as an agent is that was about
+    /// to restart.
     behind: Option<ProcessId>,
 }
 
 impl Stopped {
-    /// Those of a table that are about to be.
+    /// Returns the processes of a table that are about to be stopped.
     fn of(rows: &[ProcessRecord]) -> Self {
         let runs = rows.iter().filter(|row| row.state == ProcessState::Running);
-        // It counts from 1.
+        // Init counts from 1.
         let last = rows.iter().map(|row| row.process).max().unwrap_or(ProcessId(0));
         Self { ran: runs.map(|row| row.process).collect(), behind: Some(last) }
     }
@@ -51,8 +53,8 @@ impl Stopped {
         self.ran.contains(&row.process) || self.behind.is_some_and(|last| row.process > last)
     }
 
-    /// Those that ended because they were stopped, whether that was noted or not; and the others of them, who
-    /// may yet. Whoever was over before has ended on its own account.
+    /// Splits the stopped processes into those that have ended, whether or not their end was noted, and those
+    /// that still run. A process that was over before the stop is in neither: it ended of its own accord.
     fn part(&self, rows: &[ProcessRecord]) -> (Vec<ProcessId>, Self) {
         let (run, ended): (Vec<_>, Vec<_>) =
             rows.iter().filter(|row| self.has(row)).partition(|row| row.state == ProcessState::Running);
@@ -61,29 +63,30 @@ impl Stopped {
     }
 }
 
-/// The old cage's supervisor, before it stops what runs.
+/// Run by the old cage's supervisor before it stops the agents: records who wants the turn, and has the heart
+/// keep which agents are over and which processes run.
 pub async fn note(desk: &Arc<Desk>, heart: &HeartLine, uid: u32) {
     news::tell(heart, &desk.stores.audit.sink(), wanted(uid)).await;
     keep(desk, heart).await;
     keep_who_runs(desk, heart).await;
 }
 
-/// Has the heart keep who is about to be stopped.
+/// Has the heart keep which processes are about to be stopped.
 async fn keep_who_runs(desk: &Desk, heart: &HeartLine) {
-    // None where init is gone: there is no way back.
+    // Init doesn't answer if it is gone: then there is no way back.
     let Ok(rows) = desk.init.list().await else { return };
     if let Ok(fd) = sealed::seal_json(STOPPED_FILE, &Stopped::of(&rows)) {
         let _ = heart.keep(slot::STOPPED, fd.as_fd()).await;
     }
 }
 
-/// Who wants this.
+/// Returns the audit event that says who wants the move.
 pub fn wanted(uid: u32) -> Event {
     let detail = Some("its agents move to another cage".into());
     Event::Operator { action: "policy set".into(), uid: Some(uid), detail }
 }
 
-/// Has the heart keep who is over, whenever somebody is, until they are stopped.
+/// Has the heart keep which agents are over, after each change, until the agents are stopped.
 pub fn keep_who_is_over(desk: &Arc<Desk>, heart: &HeartLine) {
     if desk.plan.mode != Mode::Service {
         return;
@@ -99,9 +102,10 @@ pub fn keep_who_is_over(desk: &Arc<Desk>, heart: &HeartLine) {
     });
 }
 
-/// False once agents are being stopped, whose ends say nothing.
+/// Has the heart keep which agents are over. Returns false once agents are being stopped, since their ends
+/// mean nothing then.
 async fn keep(desk: &Desk, heart: &HeartLine) -> bool {
-    // One at a time: the last list that the heart is told must be the latest.
+    // The lock is held throughout: the last list that the heart gets must be the latest.
     let mut told = desk.over.lock().await;
     let over = match who_is_over(desk).await {
         Some(over) if !desk.stopping.load(Ordering::Relaxed) => over,
@@ -116,7 +120,7 @@ async fn keep(desk: &Desk, heart: &HeartLine) -> bool {
     true
 }
 
-/// None where init is gone: everything ended.
+/// Returns the agents that are over. `None` if init is gone, and everything with it.
 async fn who_is_over(desk: &Desk) -> Option<Over> {
     let is_over = |name: &str| desk.agents.find(name).is_some_and(|agent| agent.condition.borrow().over);
     let rows = desk.init.list().await.ok()?.into_iter();
@@ -129,11 +133,12 @@ async fn who_is_over(desk: &Desk) -> Option<Over> {
     )
 }
 
-/// A supervisor, before it starts anyone: tells a new init who is over, and has an old one forget the ends
-/// that count for nothing. Both may have been done by one before it, that died.
+/// Run by a supervisor before it starts any agent: tells a new init which agents are over, and has an old
+/// init forget the ends of the processes that were stopped for the turn. An earlier supervisor that died may
+/// have done either already.
 ///
 /// # Errors
-/// Init's; nobody may be started then.
+/// Errors of init, of the heart's channel, or of a kept file. No agent may be started then.
 pub async fn remember(handover: &mut Handover, init: &InitClient, heart: &HeartLine) -> Result<(), Refused> {
     match handover.beginning {
         Beginning::Cage => {
@@ -149,11 +154,11 @@ pub async fn remember(handover: &mut Handover, init: &InitClient, heart: &HeartL
                 for process in ended {
                     init.forget(process).await?;
                 }
-                // Whoever is started from here on ends on its own account.
+                // A process that is started from here on ends of its own accord.
                 heart.keep(slot::STOPPED, sealed::seal_json(STOPPED_FILE, &left)?.as_fd()).await?;
             }
         }
-        // Its table says everything.
+        // Init's table says everything.
         Beginning::Sandbox | Beginning::Succession => {}
     }
     Ok(())
@@ -182,14 +187,14 @@ mod tests {
             row(1, over, true),
             row(2, over, true),
             row(3, over, false),
-            // Started after the look, and stopped with the others, or not yet.
+            // Started after the table was read, and stopped with the others, or not stopped yet.
             row(4, over, true),
             row(5, over, false),
             row(6, ProcessState::Running, false),
         ];
         let (ended, left) = stopped.part(&after);
         assert_eq!(ended, [2, 3, 4, 5].map(ProcessId));
-        // Looked at again by another supervisor: with what the first one started.
+        // Read again by another supervisor, with what the first one started.
         let later = [row(1, over, true), row(6, over, false), row(7, over, true)];
         assert_eq!(left.part(&later).0, [ProcessId(6)]);
         assert_eq!(Stopped::of(&[]).part(&after[..2]).0, [1, 2].map(ProcessId));

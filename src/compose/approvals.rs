@@ -1,8 +1,8 @@
-//! `cofferdam approvals`, done: questions put on record and on disk, and what is answered put in force.
+//! Carries out `cofferdam approvals`: records questions, keeps them on disk, and puts answers in force.
 //!
-//! What goes once is told to the request that waits. What goes for the run or for good becomes an entry of
-//! the policy, in force before any request hears of it. Decides nothing: what may be asked for is the
-//! proxy's, what was approved the operator's word.
+//! An approval for once is passed to the request that waits. An approval for the run or for good becomes an
+//! entry of the policy, and is in force before any request hears of it. Decides nothing: the proxy decides
+//! what may be asked for, and the operator what is approved.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::records::record;
 use crate::kept;
 use crate::state::{APPROVALS as FILE, APPROVALS_ASIDE as ASIDE};
 
-/// At the soonest so long after the last time is a question written: answers are at once.
+/// The shortest time between two writes of questions. Answers are written at once.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How long the reloader may take to put an answer in force.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -35,18 +35,18 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct Desk {
     book: Approvals,
     sink: Sink,
-    /// Held while an answer is put in force: each builds on the one before.
+    /// Held while an answer is put in force: each builds on the previous one.
     answering: Arc<Mutex<()>>,
-    /// Held from looking at the book until that is on disk: nothing older comes after it.
+    /// Held from reading the book until it is on disk, so that no older state overwrites a newer one.
     writing: Arc<Mutex<()>>,
-    /// Where questions are told as they come.
+    /// Prints questions as they come, if that is wanted.
     told: Option<Questions>,
 }
 
-/// The policy in force, and who puts another in its place.
+/// The policy in force, and the actor that replaces it.
 #[derive(Clone, Copy)]
 pub struct InForce<'a> {
-    /// Where it is read.
+    /// The store that the policy is read from.
     pub store: &'a policy::Store,
     /// The reloader.
     pub reloader: &'a Address<policy::actor::Msg>,
@@ -63,10 +63,11 @@ impl InForce<'_> {
     }
 }
 
-/// The sandbox's questions, with what is taken up of its earlier runs or of an earlier supervisor.
+/// Returns the sandbox's questions, with what an earlier supervisor left, or what earlier runs were allowed
+/// for good.
 ///
 /// # Errors
-/// What an earlier run was allowed, and this one isn't, can't be taken off the disk.
+/// The approvals of an earlier run that don't hold for this one can't be removed from the disk.
 pub fn book(sandbox: &str, hold: Duration, beginning: Beginning) -> std::io::Result<Approvals> {
     kept::clear_away(FILE);
     let kept = match kept::read(Path::new(FILE)) {
@@ -89,20 +90,20 @@ pub fn book(sandbox: &str, hold: Duration, beginning: Beginning) -> std::io::Res
         _ => all.clone(),
     };
     if kept != all {
-        // Now: whoever takes this run up later takes the whole file for this run's.
+        // Written at once: a later supervisor of this run takes the whole file for this run's.
         kept::write(Path::new(FILE), &serde_json::to_vec(&kept)?)?;
     }
     Ok(Approvals::new(sandbox, hold, kept))
 }
 
-/// What of it the policy is composed with.
+/// Returns the approvals as the entries that the policy is composed with.
 #[must_use]
 pub fn entries(book: &Approvals) -> Vec<Approved> {
     written(&book.approved())
 }
 
 impl Desk {
-    /// Keeps the book on disk from now on. `tells`: each question is told on standard error.
+    /// Keeps the book on disk from now on. With `tells`, questions are printed on standard error.
     #[must_use]
     pub fn open(book: Approvals, sink: Sink, tells: bool) -> Self {
         let told = tells.then(Questions::open);
@@ -112,22 +113,23 @@ impl Desk {
         desk
     }
 
-    /// What of it the policy is composed with.
+    /// Returns the approvals as the entries that the policy is composed with.
     #[must_use]
     pub fn entries(&self) -> Vec<Approved> {
         entries(&self.book)
     }
 
-    /// Every question.
+    /// Returns every question.
     #[must_use]
     pub fn list(&self) -> Vec<Approval> {
         self.book.list()
     }
 
-    /// Does what an operator says of a question.
+    /// Carries out an operator's answer to a question.
     ///
     /// # Errors
-    /// No such question; an answer that doesn't fit it; a policy that has no place for it.
+    /// There is no such question, the answer doesn't fit it, the policy has no place for it, or it can't be
+    /// written to disk.
     pub async fn answer(
         &self,
         policy: InForce<'_>,
@@ -138,7 +140,7 @@ impl Desk {
         let _one_at_a_time = self.answering.lock().await;
         let (shown, change) = self.carry_out(policy, by, id, answer).await?;
         record(&self.sink, event(&shown, change, Some(by.uid)));
-        // Whoever reads that it is so may rely on it, whatever dies next.
+        // A client that gets this answer may rely on it, whatever process dies next.
         self.write().await.map_err(|error| {
             let detail = format!("it is in force now, and not on disk: {error}");
             Fault::new(Code::Unavailable, detail)
@@ -177,7 +179,7 @@ impl Desk {
                 let settled =
                     in_force.and_then(|()| self.book.settle(number, scope, rule, by.uid).map_err(refused));
                 if settled.is_err() {
-                    // Whatever came of it, nothing is in force that the book doesn't have.
+                    // However it failed, nothing may stay in force that the book doesn't have.
                     policy.publish(self.others(number)).await?;
                 }
                 let change = match scope {
@@ -197,13 +199,13 @@ impl Desk {
         }
     }
 
-    /// Waits until what an operator says by now is on disk, and told; what it let through may have ended the
-    /// sandbox already.
+    /// Waits, `at_most` so long, until an answer that is being carried out is on disk and recorded. The
+    /// request that it let through may have ended the sandbox already.
     pub async fn settled(&self, at_most: Duration) {
         let _ = tokio::time::timeout(at_most, self.answering.lock()).await;
     }
 
-    /// Keeps the book's questions on disk.
+    /// Writes the book to disk whenever it has changed.
     async fn keep(self) {
         let mut changes = self.book.changes();
         while changes.changed().await.is_ok() {
@@ -224,7 +226,7 @@ impl Desk {
         written.await.map_err(std::io::Error::other).flatten()
     }
 
-    /// The policy with this beside what was approved before.
+    /// Puts the policy in force with this entry beside what was approved before.
     async fn put_in_force(&self, policy: InForce<'_>, number: u64, new: Approved) -> Result<(), Fault> {
         let (id, mut all) = (new.id.clone(), self.others(number));
         all.push(new);
@@ -239,7 +241,7 @@ impl Desk {
         Ok(())
     }
 
-    /// The policy without this, where it has it or the book says that it should.
+    /// Puts the policy in force without this entry, if the policy has it or the book says that it should.
     async fn without(&self, policy: InForce<'_>, number: u64) -> Result<(), Fault> {
         let others = self.others(number);
         let key = Approved::key(&number.to_string());
@@ -314,8 +316,8 @@ fn entry(number: u64, asked: &Asked, rule: &Rule) -> Approved {
 }
 
 fn writable(entry: &Approved, rule: &Rule) -> Result<(), Fault> {
-    // A pattern is the operator's own, or what it came of means more than itself: an agent may send `*` as
-    // its method, and in its path.
+    // Only the operator may write a pattern. What an agent sent must stand for itself alone: it may send `*`
+    // as its method, and in its path.
     let literal = |own: &Option<String>, what, text: &str| match own {
         Some(_) => Ok(()),
         None => Approved::literal(what, text),

@@ -1,8 +1,8 @@
-//! What init is asked as soon as it can be: its sockets and files, which it hands out while the cage is being
-//! proven, and how the proof came out.
+//! The requests that init gets first: for its sockets and files, which it hands out while the cage is being
+//! proven, and for the result of the proof.
 //!
-//! All questions go out at once, so that the answers come in one go. A cage that could not be built refuses
-//! them all with the same words.
+//! All requests go out at once, so that the answers come in one round trip. If the cage could not be built,
+//! all are refused with the same words.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -17,28 +17,29 @@ use super::capture;
 use super::stores::{Refused, tcp_listener};
 use crate::plan::{explicit_listeners, inference_listeners};
 
-/// The questions.
+/// The requests that are under way.
 pub struct Asked {
-    /// How the cage came out: comes last, when it is proven.
+    /// The cage's report. It comes last, when the cage is proven.
     pub report: JoinHandle<Result<CageReport, ClientError>>,
-    /// Sockets inside.
+    /// The sockets inside the sandbox.
     pub sockets: JoinHandle<Result<Sockets, Refused>>,
-    /// Where programs inside look for their roots.
+    /// The files in which programs inside look for root certificates.
     pub root_files: JoinHandle<Result<RootFiles, ClientError>>,
 }
 
-/// Init keeps them all: a new supervisor gets the very same, with whoever waits in their queues.
+/// Sockets inside the sandbox. Init keeps them all: a next supervisor gets the same ones, with the
+/// connections that wait in their queues.
 pub struct Sockets {
-    /// For looking at the sandbox's connections.
+    /// The `sock_diag` socket that shows the sandbox's connections.
     pub diag: OwnedFd,
     /// The proxy's listeners.
     pub listeners: Vec<proxy::Listener>,
-    /// The name server's.
+    /// The name server's sockets.
     pub names: proxy::names::Sockets,
 }
 
 impl Asked {
-    /// Asks.
+    /// Sends all requests.
     pub fn of(init: &InitClient) -> Self {
         let (reporting, filing, init) = (init.clone(), init.clone(), init.clone());
         let sockets = async move {

@@ -1,7 +1,7 @@
-//! The last step of a supervisor's start: its agents, which begin behind the proof of their cage.
+//! The last step of a supervisor's start: its agents, which start only after the proof of their cage.
 //!
-//! Before the proof init starts none: their starts wait there, behind the ports that are asked for here
-//! first. Never here: making anything that they need.
+//! Init starts no agent before the proof. The starts wait in init's queue, behind the ports that are
+//! requested here first. What the agents need is never made here.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use super::{capture, records, tree};
 use crate::console::warn;
 use crate::plan::Mode;
 
-/// What waits for the proof, and what agents wait for.
+/// What waits for the proof, and what the agents wait for.
 pub struct BehindTheProof {
-    /// How the cage came out.
+    /// The cage's report, which comes with the proof.
     pub report: JoinHandle<Result<CageReport, ClientError>>,
-    /// Programs' trusted roots, put where they look for them.
+    /// The task that writes the trusted roots to where programs look for them.
     pub roots: JoinHandle<Result<(), Refused>>,
-    /// Where it is told which ports are captured.
+    /// The sender that publishes the listeners of the captured ports.
     pub captured: watch::Sender<proxy::Captured>,
     /// The agents' actors.
     pub specs: Vec<ChildSpec>,
@@ -45,8 +45,8 @@ impl BehindTheProof {
             Ok::<_, Refused>(cage)
         };
         let ports = capture::follow(&desk.init, stores, captured);
-        // A mistyped program is told at the start of a sandbox. Later one agent's is no reason for the others
-        // not to run.
+        // A mistyped program is an error at the start of a sandbox. Later, one agent's failure is no reason
+        // for the others not to run.
         let first_start = match beginning {
             Beginning::Sandbox => FirstStart::Fatal,
             _ => FirstStart::Retried,
@@ -54,7 +54,7 @@ impl BehindTheProof {
         let specs = specs.into_iter().map(|spec| spec.first_start(first_start)).collect();
         let started = tree.add_child("", tree::agents(specs));
         let (cage, uncaptured, started) = tokio::join!(biased; proven, ports, started);
-        // A cage that could not be proven is the first thing told.
+        // A cage that could not be proven is reported before anything else.
         let cage = cage?;
         capture::tell(&uncaptured, &cage);
         let _ = desk.cage.set(cage);
@@ -62,8 +62,8 @@ impl BehindTheProof {
             return Err(desk.agents.not_started().map_or_else(|| error.into(), Refused::from));
         }
         match (desk.agents.not_started(), beginning) {
-            // One that is started once and no more, and whose end would be nobody's news: a service goes on
-            // without it.
+            // An agent that is started only once: its failed start would go unnoticed, since a service goes
+            // on without it.
             (Some(why), Beginning::Sandbox) if desk.plan.mode == Mode::Service => return Err(why.into()),
             (None, _) | (_, Beginning::Sandbox) => {}
             // The others run, and the operator can set a policy that shows its program again.
@@ -73,7 +73,7 @@ impl BehindTheProof {
     }
 }
 
-/// What the proof found, before anything runs under it.
+/// Records what the proof found, before anything runs under it.
 fn note_controls(stores: &Stores, cage: &CageReport) {
     use telemetry::metrics;
     let sink = stores.audit.sink();

@@ -1,9 +1,10 @@
-//! What programs that know no proxy are met with: a listener for each port that the policy names (and HTTP's
-//! own where the operator is asked about what it doesn't), and the name server.
+//! What serves programs that use no proxy: a listener for each port that the policy names (and for HTTP's own
+//! ports if the operator is asked about what the policy doesn't name), and the name server.
 //!
-//! Listeners follow the generations: a port that a new policy names is there before anyone can use it, one
-//! that it no longer names is refused by the kernel again. All are init's, so a new supervisor gets the same,
-//! with whoever waits in their queues. Decides nothing.
+//! Listeners follow the policy's generations: a port that a new policy names has its listener before any
+//! program can use it, and one that it no longer names is refused by the kernel again. All listeners belong
+//! to init, so a next supervisor gets the same ones, with the connections that wait in their queues. Decides
+//! nothing.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,22 +25,22 @@ use crate::console::warn;
 use crate::plan::slot;
 use crate::sealed;
 
-/// Where the agents' `resolv.conf` says that names are known.
+/// The name server in the agents' `resolv.conf`.
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 
-/// What it means that init has no witness.
+/// The consequence if init has no witness.
 pub const UNSEEN: &str = "what the kernel refuses at ports that no entry names is not on record";
 
-/// Ports that are captured beside the policy's where the operator is asked about what it doesn't name: HTTP's
-/// own.
+/// HTTP's own ports, which are captured in addition to the policy's if the operator is asked about what the
+/// policy doesn't name.
 const ASKED_ABOUT: [u16; 2] = [80, 443];
 
 /// Ports that are not captured, and why.
 pub type Uncaptured = Vec<(u16, io::Error)>;
 
-/// Captures the policy's ports, from now on; when it returns, those of now are there. The questions for them
-/// are asked first of all: init captures nothing before the proof, which tries that nothing leads out, and
-/// then before it starts an agent that was asked for later.
+/// Captures the policy's ports from now on; when it returns, those of the current policy are captured. Init
+/// must be asked for them before the agents' starts: it captures nothing before the proof, which tests that
+/// nothing leads out, and then captures before it starts an agent that was requested later.
 pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Captured>) -> Uncaptured {
     let policy = &stores.policy;
     // Subscribed first: a generation published meanwhile is then seen below.
@@ -61,7 +62,7 @@ pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Ca
     uncaptured
 }
 
-/// What is to be captured now.
+/// Returns the ports that are to be captured under the current policy.
 fn ports(policy: &policy::Store, asks: bool) -> Vec<u16> {
     let mut ports = policy.load().compiled.ports().to_vec();
     let asked_about =
@@ -70,7 +71,8 @@ fn ports(policy: &policy::Store, asks: bool) -> Vec<u16> {
     ports
 }
 
-/// Says what is not captured: once, where this kernel can't capture at all; and that refusals go unseen.
+/// Warns of ports that are not captured (once, if this kernel can't capture at all), and of refusals that are
+/// not recorded.
 pub fn tell(uncaptured: &Uncaptured, cage: &CageReport) {
     if let Some(why) = &cage.no_witness {
         warn(&format!("{UNSEEN}: {why}"));
@@ -95,7 +97,7 @@ async fn capture(init: &InitClient, captured: &watch::Sender<Captured>, ports: &
     let mut wanted = captured.borrow().listeners.clone();
     wanted.retain(|listener| port_of(listener).is_some_and(|port| ports.contains(&port)));
     let is_new = |port: &&u16| !wanted.iter().any(|listener| port_of(listener) == Some(**port));
-    // Asked at once, so that the answers come in one go.
+    // All requests go out at once, so that the answers come in one round trip.
     let asked = ports.iter().filter(is_new).map(|port| async move { (*port, init.capture(*port).await) });
     let mut uncaptured = Uncaptured::new();
     for (port, answer) in futures_util::future::join_all(asked).await {
@@ -120,7 +122,7 @@ pub async fn name_sockets(init: &InitClient) -> Result<Sockets, Refused> {
     Ok(Sockets { udp: Arc::new(udp), tcp: Arc::new(tcp_listener(tcp)?) })
 }
 
-/// What answers on them.
+/// Returns the resolver that answers on the name server's sockets.
 pub fn resolver(stores: &Stores) -> Arc<Resolver> {
     let resolver = Resolver::new(
         stores.policy.clone(),
@@ -131,7 +133,7 @@ pub fn resolver(stores: &Stores) -> Arc<Resolver> {
     Arc::new(if stores.approvals.is_some() { resolver.where_the_operator_is_asked() } else { resolver })
 }
 
-/// The names' addresses, in a file that the heart keeps: a supervisor's death changes none.
+/// Returns the addresses given to names, in a file that the heart keeps: a supervisor's death changes none.
 pub async fn book(handover: &mut Handover, heart: &HeartLine) -> Result<Book, Refused> {
     let file = match handover.take(slot::NAMES) {
         Some(fd) => fd.into(),

@@ -1,7 +1,7 @@
-//! What the control API can do, done: the one place where every part is in hand.
+//! Carries out what the control API offers: the one place that can reach every part.
 //!
-//! Each method asks or tells the part whose matter it is; whatever changes something is put on record with
-//! who did it.
+//! Each method asks or tells the part that is responsible. Each change is recorded with the operator who made
+//! it.
 
 mod words;
 
@@ -39,48 +39,48 @@ use words::{agent_status, budget_status, controls, credential_status, provider_s
 
 /// How long a part may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// The actor through which all of this is asked.
+/// The actor that receives all these requests.
 const OPERATOR: &str = "operator";
-/// By when an answer has gone out.
+/// How long an answer takes to go out, at most.
 const ANSWERED: Duration = Duration::from_millis(100);
 
 /// What is said of a change that the heart hasn't taken in time.
 const NOT_KEPT: &str =
     "it is in force, but not kept yet: a supervisor that is restarted now would begin with the policy before";
 
-/// Everything in hand.
+/// Everything that the control API needs.
 pub struct Desk {
     /// The plan.
     pub plan: Arc<Plan>,
     /// What outlives the actors.
     pub stores: Arc<Stores>,
-    /// The actors.
+    /// The actors' addresses.
     pub addresses: Addresses,
     /// The agents.
     pub agents: Agents,
-    /// How the cage came out, once it is proven.
+    /// The cage's report, once the cage is proven.
     pub cage: OnceCell<CageReport>,
-    /// Exec sessions.
+    /// Starts exec sessions.
     pub exec: Exec,
     /// Init.
     pub init: InitClient,
-    /// The tree, once it is up.
+    /// The actor tree, once it is up.
     pub tree: OnceCell<Supervisor>,
     /// The heart.
     pub heart: HeartLine,
-    /// Told when an operator wants the sandbox to end, with the grace; after the heart was.
+    /// The sender for the grace when an operator wants the sandbox to end. Used after the heart was told.
     pub ending: mpsc::Sender<Duration>,
     /// The last generation of the policy that a successor would begin with.
     pub policy_kept: watch::Receiver<u64>,
-    /// Set when it ends.
+    /// Set once the sandbox is being stopped, or the agents are for another cage.
     pub stopping: Arc<AtomicBool>,
-    /// Who is over, as the heart was told last.
+    /// The agents that are over, as the heart was told last.
     pub over: Mutex<Option<Over>>,
     /// When the sandbox started.
     pub started_at: jiff::Timestamp,
     /// Supervisor processes that died before this one.
     pub restarts: u32,
-    /// What this one began with.
+    /// The situation that this supervisor started in.
     pub beginning: Beginning,
 }
 
@@ -93,13 +93,13 @@ impl Desk {
         self.tree()?.tree().await.map_err(|e| Fault::new(Code::Unavailable, e.to_string()))
     }
 
-    /// Puts on record what was done, however long the log takes no records.
+    /// Records what was done, even if the log takes no records for a while.
     pub(super) fn done(&self, by: Peer, action: &str, target: String) -> Accepted {
         record(&self.stores.audit.sink(), operator_did(by, action, &target));
         Accepted { action: action.into(), target }
     }
 
-    /// Whether the log takes records: what starts something or trusts someone is refused where it doesn't.
+    /// Refuses if the log takes no records. For requests that start a process or trust a program.
     async fn log_takes_records(&self) -> Result<(), Fault> {
         let sink = self.stores.audit.sink();
         sink.room().await;
@@ -175,7 +175,8 @@ impl Desk {
         if restart_agents {
             self.can_restart_agents("leave --restart-agents out, or start agents by `cofferdam up`")?;
         }
-        // As with the watched file; but agents that are to start again do so under what is there.
+        // The same text changes nothing, as with the watched file. Agents that are to restart do so all the
+        // same.
         let now = self.stores.policy.load();
         if !restart_agents && *now.source.text == *text {
             return Ok(PolicyChange {
@@ -193,15 +194,15 @@ impl Desk {
                         diagnostics: serde_json::to_value(&errors).ok(),
                         ..Fault::new(Code::InvalidPolicy, errors.to_string())
                     },
-                    // Agents started again in this cage would have the old paths. Whoever may have another
-                    // one built asks for it elsewhere: this process has no say in it.
+                    // Agents that restart in this cage would have the old paths. The client may ask the
+                    // builder for another cage: this process can't have one built.
                     changed @ policy::Refused::StaticChanged { .. } => {
                         Fault::new(Code::NeedsCage, changed.to_string())
                     }
                     other => Fault::new(Code::Conflict, other.to_string()),
                 }
             })?;
-        // Whoever reads that it is in force may rely on it, whatever dies next.
+        // A client that reads that the policy is in force may rely on it, whatever process dies next.
         let mut kept = self.policy_kept.clone();
         let keeping = timeout(DEADLINE, kept.wait_for(|number| *number >= published.generation));
         let is_kept = matches!(keeping.await, Ok(Ok(_)));
@@ -219,8 +220,8 @@ impl Desk {
         Ok(PolicyChange { generation: published.generation, unchanged: false, warnings, restarted })
     }
 
-    /// Ends agents, side by side, and has them started again, also when whoever asked has left meanwhile:
-    /// none may be left between its end and its start. Gives their names.
+    /// Ends agents in parallel and has them started again, even if the client leaves meanwhile: none may be
+    /// left between its end and its start. Returns their names.
     async fn restart_agents(&self, agents: Vec<Agent>) -> Result<Vec<String>, Fault> {
         if agents.is_empty() {
             return Ok(Vec::new());
@@ -246,7 +247,7 @@ impl Desk {
         Err(Fault::new(Code::Conflict, failed.into_iter().map(why).collect::<Vec<_>>().join("; ")))
     }
 
-    /// An actor by its path in the tree, or an agent's by the name that the tree shows at the end of it.
+    /// Returns an actor's path in the tree, given the path, or only an agent's name.
     async fn path_of(&self, actor: String) -> Result<String, Fault> {
         let tree = self.snapshot().await?;
         let of_an_agent = format!("agents/{actor}");
@@ -286,7 +287,7 @@ impl Desk {
                 .hint("start it with --allow-fault-injection"));
         }
         let actor = self.path_of(actor).await?;
-        // On record before the actor is gone: it may be the one that writes the record.
+        // Recorded before the actor is gone: it may be the one that writes the record.
         let accepted = self.done(by, "crash", actor.clone());
         let sent = match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
             Some(agent) => agent.address.cast(agent::actor::Msg::InjectPanic).is_ok(),
@@ -311,11 +312,11 @@ impl Desk {
     async fn begin_stop(&self, by: Peer, stop: Stop) -> Result<Accepted, Fault> {
         let grace = stop.grace_ms.map_or(STOP_GRACE, Duration::from_millis);
         let accepted = self.done(by, "stop", String::new());
-        // First of all: a cage that is ready would be moved into otherwise. In the line to the heart it
-        // outlives this process, which may be writing its last records.
+        // The heart is told first: otherwise the agents would move into a cage that is ready. Once sent to
+        // the heart, the stop outlives this process, which may be writing its last records.
         let told = self.heart.stopping(grace).await;
         told.map_err(|e| Fault::new(Code::Unavailable, format!("the sandbox's heart is gone: {e}")))?;
-        // Full: it stops already. Closed: no agent is left to be stopped.
+        // If the channel is full, the sandbox stops already. If it is closed, no agent is left to be stopped.
         let _ = self.ending.try_send(grace);
         Ok(accepted)
     }
@@ -334,7 +335,8 @@ fn unrecorded(error: audit::AuditUnavailable) -> Fault {
         .hint("make room on the disk that holds the sandbox's state directory")
 }
 
-/// Does what takes the operator actor away, and with it an answer that is still on its way.
+/// Runs work that ends the operator actor, once the answer has had time to go out: the actor's end would cut
+/// it off.
 fn after_the_answer(work: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(async move {
         tokio::time::sleep(ANSWERED).await;
@@ -344,8 +346,8 @@ fn after_the_answer(work: impl Future<Output = ()> + Send + 'static) {
 
 /// Ends an agent's process in order, and has it started again, unless the whole sandbox is being ended.
 async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &AtomicBool) -> Result<(), Fault> {
-    // Its actor alone would leave the process running, to be adopted. One that is over has neither to be
-    // waited for.
+    // Restarting the actor alone would leave the process running, and the actor would adopt it. An agent that
+    // is over has no process to wait for.
     let is_over = agent.condition.borrow().over;
     if !is_over {
         let stop = agent.address.call(

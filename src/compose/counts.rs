@@ -1,8 +1,8 @@
-//! Where the counts of budgets lie: a small file of ours in the sandbox's state directory, which is the
-//! working directory.
+//! Keeps the counts of budgets in a small file in the sandbox's state directory, which is the working
+//! directory.
 //!
-//! What stands there and is not ours is an error, never taken for nothing. Must never be called where waiting
-//! for a disk holds others up.
+//! A file there that isn't ours is an error: it must never count as no file. Must never be called where
+//! waiting for a disk holds others up.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use gateway::budgets::{FILE, Shelf};
 
 use crate::kept;
 
-/// See the module.
+/// The shelf for the counts of budgets, in the working directory.
 pub struct StateDirectory;
 
 impl Shelf for StateDirectory {
@@ -36,7 +36,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Removes what a process left that was killed while it wrote: nobody else writes now.
+/// Removes what a process left that was killed while it wrote. No other process may write at the time.
 pub fn clear_away() {
     kept::clear_away(FILE);
 }

@@ -24,20 +24,20 @@ use crate::plan::{Mode, STOP_GRACE, slot};
 use crate::sealed;
 use crate::state;
 
-/// What output, records and actors each get to finish.
+/// How long output, records and answers to questions may each take to finish.
 const LAST_WORK: Duration = Duration::from_secs(3);
 
-/// How long a failed supervisor looks whether its heart is there: the kernel closes a dead process's lines
-/// one after the other.
+/// How long a failed supervisor watches whether the heart is gone: the kernel closes a dead process's
+/// descriptors one after the other.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
-/// How it ends.
+/// How a supervisor's work ends.
 pub enum End {
     /// The sandbox is over.
     Over {
         /// Its exit code.
         code: u8,
-        /// What the operator should know.
+        /// What the operator should be told.
         message: Option<String>,
     },
     /// A part failed beyond its limit: this process ends, the sandbox goes on.
@@ -46,7 +46,7 @@ pub enum End {
     HeartGone,
 }
 
-/// Waits for the end, passing on what the heart hears meanwhile.
+/// Waits for the end, and acts on the heart's messages meanwhile.
 pub async fn wait_for_end(
     desk: &Arc<Desk>,
     heart: &HeartLine,
@@ -66,7 +66,7 @@ pub async fn wait_for_end(
     let over = async {
         let last = desk.agents.all_over().await;
         if desk.plan.mode == Mode::Service && !desk.stopping.load(Ordering::Relaxed) {
-            // A service stays, to be looked at and restarted.
+            // A service stays when its agents are over, so that they can be looked at and restarted.
             std::future::pending::<()>().await;
         }
         last
@@ -97,14 +97,14 @@ pub async fn wait_for_end(
             },
         }
         if desk.stopping.load(Ordering::Relaxed) && desk.plan.mode == Mode::Service {
-            // For a service the end of the agents is the end once it was told to stop.
+            // A service that was told to stop ends with its agents.
             desk.agents.all_over().await;
             return End::Over { code: 0, message: None };
         }
     }
 }
 
-/// Ends the agents in the background; their end is then seen where it always is.
+/// Ends the agents in a background task. [`wait_for_end`] sees their end as it sees any other.
 fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
     if desk.stopping.swap(true, Ordering::Relaxed) {
         return;
@@ -113,8 +113,8 @@ fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
     tokio::spawn(async move { desk.agents.stop(grace, desk.tree.get()).await });
 }
 
-/// The last work of a sandbox that is over: every byte of output out, every record written. The heart ends
-/// what is left inside meanwhile.
+/// Does the last work of a sandbox that is over: writes every byte of output and every record. Meanwhile the
+/// heart ends what is left inside.
 pub async fn close(
     desk: &Desk,
     heart: &HeartLine,
@@ -125,7 +125,7 @@ pub async fn close(
     if let Some(approvals) = &desk.stores.approvals {
         approvals.settled(LAST_WORK).await;
     }
-    // Side by side: what a stray holds open takes its time once, not for each agent.
+    // In parallel: a pipe that a stray process holds open costs the full time once, not once per agent.
     let drains = desk.agents.iter().map(|agent| desk.stores.streams.agent_drained(&agent.name, LAST_WORK));
     tokio::join!(futures_util::future::join_all(drains), desk.exec.end(LAST_WORK));
     heart.steps.done("supervisor: output out");
@@ -139,31 +139,31 @@ pub async fn close(
         Mode::Foreground { .. } if !desk.plan.quiet => desk.stores.refusals.told(&desk.plan.name),
         _ => None,
     };
-    // Nothing is left for the actors to finish: the end of this process is theirs.
+    // The actors have nothing left to finish: they end with this process.
     finish(heart, code, refused, message).await
 }
 
-/// The last word to the heart, which ends this process, or closes its line to have it end. It may also have
-/// died before it heard the word.
+/// Sends the last message to the heart, which then kills this process, or closes the channel so that this
+/// process ends. The heart may also die before it reads the message.
 pub async fn finish(
     heart: &HeartLine,
     code: u8,
     refused: Option<String>,
     message: Option<String>,
 ) -> Result<(), WireError> {
-    // The word may be the end of this process.
+    // The heart may kill this process as soon as it has the message, so console messages go out first.
     tokio::task::block_in_place(|| console::flush(LAST_SAID));
     let said = heart.finish(code, refused, message).await;
     if said.is_ok() {
         until_it_is_gone(heart).await;
     }
-    // As long as we are here the name is nobody else's: the lock came with the handover.
+    // As long as this process lives, no other sandbox has this name: the lock came with the handover.
     clean_up();
     said
 }
 
-/// Before a supervisor ends in the trust that the heart starts another: what failed it may have been the
-/// heart's own death, which takes init along before our line says so.
+/// Called before a supervisor ends and relies on the heart to start another: the failure may come from the
+/// heart's own death, which ends init before our channel shows it. Cleans up in that case.
 pub async fn given_up(heart: &HeartLine, why: Refused) -> Refused {
     if tokio::time::timeout(LAST_LOOK, until_it_is_gone(heart)).await.is_ok() {
         clean_up();
@@ -175,12 +175,13 @@ async fn until_it_is_gone(heart: &HeartLine) {
     while heart.hear().await.is_ok() {}
 }
 
-/// When the heart died without a word, nobody else may be left who removes what must not outlive the sandbox.
+/// Removes the sockets, which must not outlive the sandbox. If the heart was killed, no other process may be
+/// left to do it.
 pub fn clean_up() {
     state::remove_sockets();
 }
 
-/// When the sandbox started: now, or what the heart keeps from the first supervisor.
+/// Returns when the sandbox started: the time that the heart keeps from the first supervisor, or now.
 pub async fn started_at(handover: &mut Handover, heart: &HeartLine) -> jiff::Timestamp {
     if let Some(kept) = handover.take(slot::STARTED).and_then(|fd| sealed::read_json(fd).ok()) {
         return kept;

@@ -1,10 +1,10 @@
-//! `exec`: another process in the sandbox, under exactly the same controls, its streams led to a control
-//! connection.
+//! `exec`: another process in the sandbox, under exactly the same controls, with its streams connected to a
+//! control connection.
 //!
 //! Init forks it as it forks an agent; its output passes a redactor of its own. When the client leaves, the
-//! process is hung up: nothing is left running that nobody watches. So is what a process has left behind when
-//! it ends, such as a daemon: no restart of an agent would ever end it, while it takes up room for processes
-//! and listeners that the agents share.
+//! process is hung up, so that nothing runs unattended. What a process has left behind when it ends, such as
+//! a daemon, is ended too: no restart of an agent would ever end it, and it uses up processes and listeners
+//! out of the limits that the agents share.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,22 +32,22 @@ use tokio_util::task::TaskTracker;
 use super::agents::mend;
 use super::terminal::Terminal;
 
-/// Read at once from a process's output.
+/// Bytes that are read at once from a process's output.
 const CHUNK: usize = 16 * 1024;
-/// What a process whose client left gets between SIGHUP and SIGKILL, and to die of that.
+/// How long a process whose client left has between SIGHUP and SIGKILL, and how long its end is waited for
+/// after SIGKILL.
 const HANG_UP_GRACE: Duration = Duration::from_secs(2);
-/// What is waited for more output after the process ended: a child of its own may hold the pipe open for
-/// ever.
+/// How long to wait for more output after the process ended: a child of it may hold the pipe open for ever.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
-/// How long a client waits for the end of what its session left behind. One that the kernel can't end holds
-/// up nobody.
+/// How long a client waits for the end of what its session left behind. A process that the kernel can't end
+/// holds up no client.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
 /// How long to wait before the next search for what could not be ended.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// Sessions for which that is looked for at a time: init takes searches for agents beside them.
+/// How many sessions' leftovers are searched for at a time: init must have room for the agents' searches too.
 static SEARCHES: Semaphore = Semaphore::const_new(16);
-/// Bytes of output that are led on after the process ended, however long the client takes to read them: what
-/// a pipe can hold (`fs.pipe-max-size`, pipe(7)), since all of that may have been written before.
+/// Bytes of output that are forwarded after the process ended, however long the client takes to read them: as
+/// much as a pipe can hold (`fs.pipe-max-size`, pipe(7)), since the process may have written all of that.
 const LAST_BYTES: usize = 1 << 20;
 
 /// Starts exec sessions.
@@ -106,7 +106,7 @@ impl Exec {
             match exec.spawn(&request).await {
                 Ok(started) => {
                     let (session, ends) = ExecSession::pair();
-                    // Not taken, it is dropped, which says that the client has left.
+                    // If nobody takes the session it is dropped, which counts as the client's leaving.
                     let _ = answer.send(Ok(session));
                     exec.accompany(started, ends).await;
                 }
@@ -116,8 +116,8 @@ impl Exec {
         answered.await.unwrap_or_else(|_| Err(Fault::new(Code::Internal, "starting the process failed")))
     }
 
-    /// Hangs up what the clients of supervisors before this one left, and has init forget it: its table has
-    /// an end. What is an agent's stays.
+    /// Hangs up the sessions of earlier supervisors, and has init forget them, since its table is bounded.
+    /// The agents' processes stay.
     pub async fn clear_away(self, agents: Vec<Arc<str>>) {
         let records = loop {
             match self.init.list().await {
@@ -207,8 +207,8 @@ impl Exec {
                 None
             }
         };
-        // Waits for a client that reads slowly, and not for one that is gone: its exit code says that this
-        // was all.
+        // Waits for a client that reads slowly, not for one that is gone. The exit code comes last: it tells
+        // the client that the output is complete.
         let _ = over.send(true);
         while copying.join_next().await.is_some() {}
         let forgetting = tokio::spawn(async move { self.forget(record).await });
@@ -232,8 +232,8 @@ impl Exec {
         }
     }
 
-    /// Ends what a session has left behind, and has init forget it. The first try comes before that: as long
-    /// as there is a row, a supervisor after this one finds it.
+    /// Ends what a session has left behind, and has init forget the session. The first attempt comes before
+    /// init forgets: as long as the row exists, a later supervisor finds it.
     async fn forget(&self, ProcessRecord { process, agent, .. }: ProcessRecord) {
         let search = async || {
             let _turn = SEARCHES.acquire().await;
@@ -249,14 +249,14 @@ impl Exec {
         }
     }
 
-    /// Waits for the process's end. None: init is gone.
+    /// Waits until the process ends. `None` if init is gone or its table has no such process.
     async fn ended(&self, process: ProcessId, mut events: broadcast::Receiver<Event>) -> Option<ExitStatus> {
         loop {
             match events.recv().await {
                 Ok(Event::Exited { process: which, status, .. }) if which == process => return Some(status),
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Closed) => return None,
-                // Missed some: the table is the truth.
+                // Events were missed: init's table is authoritative.
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     let records = self.init.list().await.ok()?;
                     let record = records.into_iter().find(|r| r.process == process)?;
@@ -335,7 +335,7 @@ fn pipes(with_stdin: bool) -> io::Result<([OwnedFd; 3], Streams)> {
     let (out_read, out_write) = io::pipe()?;
     let (err_read, err_write) = io::pipe()?;
     let (in_read, in_write) = io::pipe()?;
-    // Without standard input the write end closes here, and the process reads an end.
+    // Without standard input the write end is closed here, and the process reads end of file.
     let stdin = with_stdin.then(|| sender(in_write.into())).transpose()?;
     let streams =
         Streams::Pipes { stdin, stdout: receiver(out_read.into())?, stderr: receiver(err_read.into())? };
@@ -372,7 +372,7 @@ async fn copy_out(
         let wait = if streaming.held() > 0 { SILENCE } else { Duration::MAX };
         let asked = rest.look();
         let read = tokio::select! {
-            // First what is there.
+            // Output that is ready comes before the time-out.
             biased;
             read = timeout(wait, from.read(&mut buffer)), if !rest.is_enough() => read,
             () = rest.waited() => Ok(Ok(0)),
@@ -380,7 +380,7 @@ async fn copy_out(
         rest.count(asked, read.as_ref().map_or(0, |read| *read.as_ref().unwrap_or(&0)));
         let (shown, ended) = match read {
             Err(_) => (streaming.silence(), false),
-            // A terminal whose processes are gone reads as an error: it is the end.
+            // A terminal whose processes are gone returns an error: that is the end.
             Ok(Ok(0) | Err(_)) => (streaming.finish(End::Eof), true),
             Ok(Ok(read)) => (streaming.push(buffer.get(..read).unwrap_or_default()), false),
         };
@@ -393,19 +393,19 @@ async fn copy_out(
     }
 }
 
-/// What is led on of an output after its process ended. What the process wrote is in the pipe by then, and
-/// waits there as long as the client likes; only what others may write still has an end. So time that the
-/// client takes isn't counted.
+/// Limits what is forwarded of an output after its process ended. What the process wrote is in the pipe by
+/// then, and waits there as long as the client needs. Only what other processes may still write is limited,
+/// so the time that the client takes isn't counted.
 struct Rest {
     over: watch::Receiver<bool>,
-    /// When the end was first seen here.
+    /// When this task first saw that the process had ended.
     since: Option<Instant>,
     patience: Duration,
     read: usize,
 }
 
 impl Rest {
-    /// Notes whether it is over, and when it is now.
+    /// Notes the time if the process has ended. Returns the current time.
     fn look(&mut self) -> Instant {
         let now = Instant::now();
         if self.since.is_none() && *self.over.borrow() {
@@ -414,7 +414,7 @@ impl Rest {
         now
     }
 
-    /// Ends when nothing more is waited for.
+    /// Returns when no more output is to be waited for.
     async fn waited(&mut self) {
         drop(self.over.wait_for(|over| *over).await);
         self.look();
@@ -423,12 +423,13 @@ impl Rest {
         }
     }
 
-    /// Whether all that the process can have written was read, and whoever writes on had their time.
+    /// Whether everything that the process can have written was read, and other writers have had their time
+    /// too.
     fn is_enough(&self) -> bool {
         self.read >= LAST_BYTES && self.since.is_some_and(|since| since.elapsed() >= LAST_OUTPUT)
     }
 
-    /// Something was waited for, from `asked` on, and so much came.
+    /// Counts a wait that began at `asked`, and the `read` bytes that it brought.
     fn count(&mut self, asked: Instant, read: usize) {
         if let Some(since) = self.since {
             self.patience = self.patience.saturating_sub(asked.max(since).elapsed());

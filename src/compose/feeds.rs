@@ -1,4 +1,4 @@
-//! What the control API streams: records as they are written, and the agents' logs. Reads only.
+//! The streams of the control API: records as they are written, and the agents' logs. Reads only.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::logs::Logs;
 use crate::state::files;
 
-/// How often followed logs are looked at again.
+/// How often a followed log is checked for more.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Bytes of text that are read before they are sent, and a line.
+/// Bytes of text after which a piece is sent. The last line may exceed this.
 const PIECE: usize = 64 << 10;
 
-/// Records from now on, each once it is durable. A reader that is too slow sees the gap in `seq`.
+/// Streams records from now on, each once it is durable. A reader that is too slow sees a gap in `seq`.
 pub fn events(feed: &telemetry::events::Feed) -> BoxStream<'static, Event> {
     stream::unfold(feed.subscribe(), |mut feed| async {
         loop {
@@ -32,7 +32,7 @@ pub fn events(feed: &telemetry::events::Feed) -> BoxStream<'static, Event> {
     .boxed()
 }
 
-/// The logs' text as it was written down, piece by piece; read off the runtime's threads.
+/// Streams the logs' text as it was written, in pieces. The files are read on blocking threads.
 pub fn logs(query: LogQuery) -> BoxStream<'static, Bytes> {
     stream::unfold(Some(None), move |state: Option<Option<Reader>>| {
         let query = query.clone();
@@ -45,7 +45,7 @@ pub fn logs(query: LogQuery) -> BoxStream<'static, Bytes> {
                         reader.map_or_else(|| Reader::open(Path::new(files::LOGS), &wanted), Ok)?;
                     Ok::<_, std::io::Error>((reader.piece()?, reader))
                 });
-                // Without a directory nobody has written anything.
+                // An error ends the stream. Without a directory nothing has been written yet.
                 let (piece, back) = read.await.ok()?.ok()?;
                 let goes_on = query.follow || !piece.is_last;
                 if !piece.text.is_empty() {
@@ -67,7 +67,7 @@ struct Reader(Logs);
 
 struct Piece {
     text: String,
-    /// Nothing more is there by now.
+    /// Whether the end of the logs was reached.
     is_last: bool,
 }
 

@@ -1,7 +1,8 @@
 //! Forwards: ports of the host that lead to ports of the sandbox's loopback, as the operator asked for them.
 //!
-//! The actor owns the accept loops; a connection's copying is a task of its own that outlives it. Nothing
-//! here judges: who may reach the host's port is the operator's decision, and nothing goes the other way.
+//! The actor owns the accept loops. Each connection is copied by a task of its own that outlives the actor.
+//! Nothing here judges: who may reach the host's port is the operator's decision, and no connection is opened
+//! from inside.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,18 +23,18 @@ use super::stores::tcp_listener;
 use crate::config::Forward;
 use crate::plan::slot;
 
-/// Connections through all forwards at one time, of which one has its share ([`policy::Shares`]): whoever is
-/// behind it, and never closes what was opened to it, keeps no other forward closed.
+/// How many connections all forwards may have at one time. Each forward gets its share ([`policy::Shares`]),
+/// so that a program inside that never closes its connections keeps no other forward closed.
 const MAX_CONNECTIONS: usize = 512;
-/// A client that fell silent is asked after so long, and again as often as this, whether it is still there:
-/// one that is gone without a word (a laptop that was shut) would keep its place for ever.
+/// TCP keepalive: a client that fell silent is probed after [`ASKED_AFTER`], then every [`ASKED_EVERY`],
+/// [`ASKED_TIMES`] times. A client that vanished (a laptop that was shut) would keep its place for ever.
 const ASKED_AFTER: Duration = Duration::from_secs(60);
 const ASKED_EVERY: Duration = Duration::from_secs(15);
 const ASKED_TIMES: u32 = 4;
 /// The wait after a failed accept (out of descriptors).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// What the actor is told.
+/// The actor's messages.
 #[derive(Debug)]
 pub enum Msg {
     /// An accept loop ended, which it never does by itself. Down: dropped, the restart is under way.
@@ -45,13 +46,13 @@ pub enum Msg {
 /// One forward.
 #[derive(Clone)]
 pub struct Forwarded {
-    /// The host's listener; lives above the actor.
+    /// The listener on the host. It lives above the actor.
     pub listener: Arc<std::net::TcpListener>,
     /// The port inside.
     pub to: u16,
 }
 
-/// The planned forwards whose listeners the heart keeps.
+/// Returns the planned forwards whose listeners the heart handed over.
 pub fn handed_over(planned: &[Forward], handover: &mut Handover) -> io::Result<Vec<Forwarded>> {
     let forwards = planned.iter().enumerate();
     let forwards = forwards.map(|(n, forward)| {
@@ -71,13 +72,13 @@ pub struct Arguments {
     pub init: InitClient,
 }
 
-/// See the module.
+/// Accepts connections for all forwards; see the module.
 #[derive(Debug, Default)]
 pub struct ForwardsActor;
 
 impl Actor for ForwardsActor {
     type Msg = Msg;
-    /// Dropped with the actor, and the loops with it.
+    /// The accept loops. They are dropped with the actor.
     type State = JoinSet<()>;
     type Arguments = Arguments;
 
@@ -119,7 +120,7 @@ struct Alarm(ActorRef<Msg>);
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // Fails only when the actor is gone, and with it the reason to tell it.
+        // This fails only if the actor is gone, and then it needs no message.
         let _ = self.0.cast(Msg::Ended);
     }
 }
@@ -128,7 +129,7 @@ async fn accept(listener: TcpListener, to: u16, init: InitClient, place: impl Fn
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // One connection too many is closed at once.
+                // A connection beyond the limit is closed at once.
                 let Ok(place) = place() else { continue };
                 let init = init.clone();
                 tokio::spawn(async move {
@@ -158,8 +159,8 @@ async fn carry(
     Ok(copy(outside, inside).await?)
 }
 
-/// Copies both ways until both are done, or the client's connection is lost: of a client that has sent its
-/// last, and then goes, no read or write tells while the agent is silent.
+/// Copies in both directions until both are done, or the client's connection is lost. The loss is watched for
+/// separately: if a half-closed client vanishes, no read or write reports it while the agent is silent.
 async fn copy(mut outside: TcpStream, mut inside: TcpStream) -> io::Result<()> {
     let (mut client_reads, mut client_writes) = outside.split();
     let (mut agent_reads, mut agent_writes) = inside.split();
@@ -190,8 +191,8 @@ async fn copy(mut outside: TcpStream, mut inside: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Has the kernel end a connection whose client is gone, which also tells of one that has closed it and is
-/// silent since: its kernel, asked again, knows nothing of it any more.
+/// Has the kernel end a connection whose client is gone. Keepalive also detects a client that has closed its
+/// socket and is silent since: its kernel answers a probe by saying that it no longer knows the connection.
 fn notice_its_loss(client: &TcpStream) -> nix::Result<()> {
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     setsockopt(client, sockopt::TcpKeepIdle, &seconds(ASKED_AFTER))?;
@@ -232,7 +233,7 @@ mod tests {
         let mut said = Vec::new();
         agent.read_to_end(&mut said).await.unwrap();
         assert_eq!(said, b"all");
-        // What the kernel of a client that is gone says when it is asked for it.
+        // The answer of a vanished client's kernel to a keepalive probe.
         client.set_zero_linger().unwrap();
         drop(client);
         let over = tokio::time::timeout(Duration::from_secs(60), copying).await.expect("it is over");

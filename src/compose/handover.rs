@@ -1,4 +1,5 @@
-//! The supervisor's line to the heart: what it was handed, what it asks to be kept, what it hears.
+//! The supervisor's channel to the heart: what it was handed, what it has the heart keep, and what the heart
+//! sends.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,9 +17,9 @@ pub struct Handover {
     slots: BTreeMap<String, OwnedFd>,
     /// How many supervisors there were before this one.
     pub restarts: u32,
-    /// What may not be on record yet.
+    /// Events that may not be on record yet.
     pub news: News,
-    /// What this one begins with.
+    /// The situation that this supervisor starts in.
     pub beginning: Beginning,
 }
 
@@ -28,7 +29,7 @@ impl Handover {
         self.slots.remove(name)
     }
 
-    /// Takes out every descriptor whose slot begins so; the rest of its name comes with it.
+    /// Takes out every descriptor whose slot name begins with `prefix`. The keys are the rests of the names.
     pub fn take_all(&mut self, prefix: &str) -> BTreeMap<String, OwnedFd> {
         let names: Vec<String> = self.slots.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
         names
@@ -37,22 +38,22 @@ impl Handover {
             .collect()
     }
 
-    /// Looks at a descriptor.
+    /// Returns a descriptor without taking it out.
     pub fn find(&self, name: &str) -> Option<BorrowedFd<'_>> {
         self.slots.get(name).map(AsFd::as_fd)
     }
 }
 
-/// The line to the heart. Cheap to clone.
+/// The channel to the heart. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct HeartLine {
     wire: Arc<AsyncWire>,
-    /// The step clock.
+    /// The clock that times the steps of a start and of an end.
     pub steps: Steps,
 }
 
 impl HeartLine {
-    /// Takes our end, and everything that the heart hands over.
+    /// Opens our end of the channel, and receives everything that the heart hands over.
     pub async fn open(fd: OwnedFd) -> Result<(Self, Handover), WireError> {
         let wire = AsyncWire::new(fd)?;
         let mut slots = BTreeMap::new();
@@ -79,33 +80,33 @@ impl HeartLine {
         self.wire.send(&ToHeart::Keep { slot: Slot::new(slot) }, &[fd]).await
     }
 
-    /// Asks the heart to let one go.
+    /// Asks the heart to close a kept descriptor.
     pub async fn release(&self, slot: &str) -> Result<(), WireError> {
         self.wire.send(&ToHeart::Release { slot: Slot::new(slot) }, &[]).await
     }
 
-    /// Says that the tree is up.
+    /// Tells the heart that this supervisor is ready.
     pub async fn ready(&self) -> Result<(), WireError> {
         self.wire.send(&ToHeart::Ready, &[]).await
     }
 
-    /// Says that the news that were handed over are on disk.
+    /// Tells the heart that the news that it handed over are on disk.
     pub async fn on_record(&self) -> Result<(), WireError> {
         self.wire.send(&ToHeart::OnRecord, &[]).await
     }
 
-    /// Says that the sandbox is told to end.
+    /// Tells the heart that the sandbox is to end, and the grace that the agents get.
     pub async fn stopping(&self, grace: Duration) -> Result<(), WireError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.wire.send(&ToHeart::Stopping { grace_ms }, &[]).await
     }
 
-    /// Has init killed: the agents are over. [`Self::finish`] must follow.
+    /// Tells the heart that the agents are over, so that it kills init. [`Self::finish`] must follow.
     pub async fn over(&self, exit_code: u8, message: Option<String>) -> Result<(), WireError> {
         self.wire.send(&ToHeart::Over { exit_code: exit_code.into(), message }, &[]).await
     }
 
-    /// Ends the sandbox.
+    /// Tells the heart to end the sandbox with this code and these messages.
     pub async fn finish(
         &self,
         exit_code: u8,
@@ -120,7 +121,7 @@ impl HeartLine {
         self.wire.send(&ToHeart::Finish { exit_code: exit_code.into(), refused, message }, &[]).await
     }
 
-    /// The next thing that the heart has to say; an error when it is gone.
+    /// Waits for the heart's next message. Returns an error when the heart is gone.
     pub async fn hear(&self) -> Result<ToSupervisor, WireError> {
         Ok(self.wire.recv::<ToSupervisor>().await?.body)
     }

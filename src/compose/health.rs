@@ -1,8 +1,8 @@
-//! Asking an agent whether it still answers: one request over HTTP/1.1 to its own port, inside.
+//! Asks an agent whether it still answers: one HTTP/1.1 request to the agent's own port inside the sandbox.
 //!
-//! What answers is whatever the agent runs, so its answer is hostile: only the status is looked at, of a head
-//! that is bounded, in a time that is bounded. Nobody else's request goes this way, and nothing of it is told
-//! but the status.
+//! The answer comes from whatever the agent runs, so it is hostile: only the status is read, from a head of
+//! bounded length, in a bounded time. No other request takes this way, and nothing but the status is
+//! reported.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::config::{Health, HealthUrl};
 /// Bytes of an answer's head at most.
 const HEAD_MAX: usize = 16 << 10;
 
-/// How the plan has an agent watched.
+/// Returns the watch that the configuration's health check describes.
 pub fn watch(health: &Health, init: &InitClient) -> Watch {
     let question = Question { url: health.http.clone(), timeout: health.timeout, init: init.clone() };
     Watch { probe: Arc::new(question), every: health.every, failures: health.failures, start: health.start }
@@ -59,10 +59,11 @@ impl Question {
             .body(Empty::<bytes::Bytes>::new())
             .map_err(|error| error.to_string())?;
         let mut answer = std::pin::pin!(client.send_request(request));
-        // Both end with this question: what else it would say is not heard.
+        // Both the request and the connection are dropped with this probe: nothing else that the agent sends
+        // is read.
         let answer = tokio::select! {
             answer = &mut answer => answer,
-            // It may have answered and closed at once.
+            // The agent may have answered and closed the connection at once.
             _ = connection => answer.await,
         };
         Ok(answer.map_err(no_answer)?.status())

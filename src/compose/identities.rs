@@ -1,8 +1,8 @@
-//! `cofferdam identity`, done: what each program contained at its first use, a new content accepted, a
-//! program forgotten.
+//! Carries out `cofferdam identity`: lists what each program contained at its first use, accepts a new
+//! content, forgets a program.
 //!
-//! Each change is on record twice: what became of the program, and which operator did it. Decides nothing
-//! about who may connect: that is the proxy's, by the pins that are changed here.
+//! Each change is recorded twice: what changed for the program, and which operator did it. Decides nothing
+//! about which program may connect: the proxy does, by the pins that are changed here.
 
 use operator::types::{AcceptIdentity, ForgetIdentity, Identity};
 use operator::{Code, Fault};
@@ -11,7 +11,7 @@ use telemetry::audit::{Event, IdentityChange, Sink};
 
 use super::records::record;
 
-/// What each program contained at its first use, by path.
+/// Lists what each program contained at its first use, by path.
 pub fn list(pins: &Pins) -> Vec<Identity> {
     pins.kept().into_iter().map(shown).collect()
 }
@@ -61,7 +61,8 @@ fn hash(text: &str) -> Result<Sha256Hash, Fault> {
     }
 }
 
-/// With the path that was meant, if there is one near, or else one whose last part is the same.
+/// Returns the fault for an unknown program. Suggests a similar path if there is one, or else one with the
+/// same file name.
 fn no_such_program(pins: &Pins, unknown: &Unknown) -> Fault {
     let known = pins.kept();
     let paths: Vec<&str> = known.iter().map(|pin| pin.path.as_str()).collect();

@@ -1,9 +1,9 @@
-//! Ctrl-C typed at a terminal of the agent's own: which one is the operator's last word.
+//! Ctrl-C typed at the agent's terminal: which one ends the sandbox.
 //!
 //! A program that reads its terminal line by line (termios(3), `ICANON`) leaves Ctrl-C to the terminal, which
-//! makes a signal of it. A second one soon after another ends the sandbox, as a second SIGINT does without
-//! `-t`. One that takes key by key (an editor, a shell's prompt, an agent's own screen) gives Ctrl-C a
-//! meaning of its own, twice in a row perhaps, and gets every one. Never here: anything but counting.
+//! turns it into a signal. Then a second Ctrl-C soon after the first ends the sandbox, as a second SIGINT
+//! does without `-t`. A program that reads key by key (an editor, a shell's prompt, an agent's own screen)
+//! gives Ctrl-C its own meaning, perhaps twice in a row, and gets every one. This module only counts.
 
 use std::time::Instant;
 
@@ -24,7 +24,8 @@ impl Interrupts {
         keys.iter().any(|key| self.is_second(Some(*key) == interrupt, now))
     }
 
-    /// Whoever types something else in between goes on working: the first one did what it was for.
+    /// Counts one key. Any other key in between resets the count: the operator goes on working, so the first
+    /// interrupt has done what it was for.
     fn is_second(&mut self, interrupts: bool, now: Instant) -> bool {
         let before = std::mem::replace(&mut self.last, interrupts.then_some(now));
         interrupts && before.is_some_and(|before| now.duration_since(before) <= SECOND_INTERRUPT)

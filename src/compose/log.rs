@@ -10,11 +10,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::console::{LogFormat, Messages};
 use crate::plan::Plan;
 
-/// Puts it in place, once a process.
+/// Installs the subscriber, once per process.
 pub fn install(plan: &Plan, redactor: &SharedRedactor) {
     let level = if plan.quiet { LevelFilter::ERROR } else { LevelFilter::WARN };
     let format = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
-    // Failing means that one is in place already, which does as well.
+    // An error means that a subscriber is installed already, which does as well.
     let _ = match plan.log_format {
         LogFormat::Text => {
             let writer = Stderr { redactor: redactor.clone(), prefix: "cofferdam: " };
@@ -29,8 +29,8 @@ pub fn install(plan: &Plan, redactor: &SharedRedactor) {
     };
 }
 
-/// An actor's panic is its supervisor's matter, and is told in the tree and the audit log: one line here, no
-/// backtrace.
+/// Prints one line per panic, without a backtrace: the actor's supervisor handles it, and the tree and the
+/// audit log report it.
 pub fn panics_are_told() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -42,8 +42,7 @@ pub fn panics_are_told() {
     }));
 }
 
-/// Standard error behind the redactor, and behind the queue: whoever has something to tell has something else
-/// to do.
+/// Standard error, behind the redactor and a queue, so that a task that logs never waits for the reader.
 struct Stderr {
     redactor: SharedRedactor,
     prefix: &'static str,
@@ -59,12 +58,12 @@ impl<'a> MakeWriter<'a> for Stderr {
     }
 }
 
-/// Every line of a message begins with whose it is, as the command's own do: an agent's output is between
-/// them.
+/// Puts a prefix before every line of a message, as the command's own messages have it: agents' output comes
+/// between them.
 struct Prefixed<W> {
     inner: W,
     prefix: &'static str,
-    /// Whether what comes next begins a line.
+    /// Whether the next byte begins a line.
     begins: bool,
 }
 

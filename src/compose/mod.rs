@@ -1,5 +1,5 @@
-//! The supervisor process: takes what the heart kept, makes what outlives the actors, builds the tree, and
-//! waits for the end.
+//! The supervisor process: takes over what the heart kept, makes what outlives the actors, builds the actor
+//! tree, and waits for the end.
 //!
 //! ```text
 //! handover → stores → sockets of the cage → the tree ─┬─ the cage is proven → the agents → Ready
@@ -64,17 +64,18 @@ use ending::{End, wait_for_end};
 use handover::{Handover, HeartLine};
 use stores::{Refused, Stores};
 
-/// Threads of the runtime: the data path is light, and a sandbox must not take a whole machine.
+/// How many threads the runtime has at most: the data path is light, and a sandbox must not take a whole
+/// machine.
 const THREADS_MAX: usize = 4;
 
 /// How long the first records may take to reach the disk. Beyond that a warning says so, and the next
 /// supervisor looks for them.
 const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 
-/// What the last messages get to be out.
+/// How long the last messages may take to be written.
 const LAST_SAID: Duration = Duration::from_millis(500);
 
-/// Runs the supervisor; descriptor 3 is the line to the heart.
+/// Runs the supervisor and returns its exit code. Descriptor 3 is the channel to the heart.
 pub fn main() -> u8 {
     let _ = nix::sys::prctl::set_name(c"cofferdam: sup");
     console::queue();
@@ -93,8 +94,8 @@ fn supervised() -> u8 {
     let threads = processors().min(THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let result = runtime.map_err(Refused::from).and_then(|runtime| {
-        // On a worker: what it starts is then mostly run by the same thread, where this one would wake
-        // another each time.
+        // Runs on a worker: the tasks that it starts then mostly run on the same thread, whereas this thread
+        // would have to wake another one for each.
         let supervising = runtime.spawn(supervise());
         let result = runtime.block_on(supervising).unwrap_or_else(|panicked| Err(panicked.into()));
         // A thread that blocks in reading standard input must not hold up the end.
@@ -110,8 +111,8 @@ fn supervised() -> u8 {
     }
 }
 
-/// Those that this process may run on. `available_parallelism` would read a dozen files of control groups
-/// besides, whose quota a few idle threads don't burst.
+/// How many processors this process may run on. `available_parallelism` would also read a dozen files of
+/// control groups, and a few idle threads don't exceed their quota.
 fn processors() -> usize {
     use nix::sched::{CpuSet, sched_getaffinity};
     let own = sched_getaffinity(nix::unistd::Pid::from_raw(0));
@@ -120,11 +121,11 @@ fn processors() -> usize {
 }
 
 async fn supervise() -> Result<(), Refused> {
-    // Sent by the kernel when the heart dies. It is taken here, and the end of the line says the rest:
-    // somebody must still remove what lies in the state directory.
+    // The kernel sends SIGTERM when the heart dies. It is caught here, and the closed channel tells the
+    // death: this process must still remove the sockets in the state directory.
     let _taken = signal(SignalKind::terminate())?;
     let opened = HeartLine::open(agent::inherit(3)?).await;
-    // Only where the heart is gone: another supervisor needs what lies there.
+    // Clean up only if the heart is gone: otherwise another supervisor needs the sockets.
     let (mut heart, mut handover) = opened.inspect_err(|error| {
         if matches!(error, WireError::Closed) {
             ending::clean_up();
@@ -139,7 +140,7 @@ async fn supervise() -> Result<(), Refused> {
     let (desk, end) = match built {
         Ok(desk) => {
             if heart.ready().await.is_err() {
-                // It died while we built: nobody else is left to remove what lies there.
+                // The heart died while we built: no other process is left to remove the sockets.
                 ending::clean_up();
                 return Ok(());
             }
@@ -168,7 +169,7 @@ async fn supervise() -> Result<(), Refused> {
     }
 }
 
-/// A service says once what it is and where it answers.
+/// Announces a service once: its agents, and the ports that lead inside.
 fn announce(desk: &Desk) {
     let plan = &desk.plan;
     if plan.mode != Mode::Service || plan.quiet || desk.beginning == Beginning::Succession {
@@ -275,7 +276,7 @@ async fn build(
     Ok((desk, told_to_end))
 }
 
-/// The agents as they will be, and their actors' specs. Output that a predecessor left in pipes is taken up.
+/// Returns the agents and the specs of their actors. Resumes the output that a predecessor left in pipes.
 fn agents(
     plan: &Plan,
     init: &InitClient,
@@ -306,8 +307,8 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
     }
 }
 
-/// Has the heart keep each policy that is put in force, and what the file held, so that a successor begins
-/// with both. Gives the number of the last generation that it has.
+/// Has the heart keep each policy that is put in force, and what its file held, so that a successor begins
+/// with both. The receiver holds the number of the last generation that the heart has.
 fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::Receiver<u64> {
     let (store, heart) = (loader.store().clone(), heart.clone());
     let (kept_number, kept_numbers) = watch::channel(store.load().number);
@@ -321,8 +322,8 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::
             if changed.is_err() {
                 return;
             }
-            // Looked at first: a file is put in force, then marked as seen, and one that is read once more
-            // changes nothing.
+            // `seen` is read before the store: a file is put in force first and marked as seen second, and
+            // reading a file once more changes nothing.
             let held = *seen.borrow_and_update();
             let now = store.load();
             let counted = stores::Counted { number: now.number, seen: held, cage };
@@ -332,7 +333,7 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::
             let kept =
                 stores::KeptPolicy { number: now.number, text: now.source.text.to_string(), seen: held };
             if let Ok(fd) = sealed::seal_json("cofferdam-policy", &kept) {
-                // In the line to the heart it is safe: whoever dies now has said it.
+                // Once sent to the heart, it is safe even if this process dies now.
                 let _ = heart.keep(slot::POLICY, fd.as_fd()).await;
             }
             kept_number.send_replace(now.number);

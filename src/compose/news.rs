@@ -1,8 +1,8 @@
 //! Events that may not be on record yet (deaths of supervisors, moves between cages), recorded once: a
 //! supervisor that died while it wrote them may have written them or not, so the next one looks first.
 //!
-//! Each record has its name before it is written, and the heart keeps the names until it hears that all are
-//! on disk. Must never leave out what isn't there: where that can't be told, it is written, a second time at
+//! Each record gets its id before it is written, and the heart keeps the ids until it hears that all records
+//! are on disk. Must never omit an event that isn't on record: in doubt it is written, a second time at
 //! worst.
 
 use std::os::fd::AsFd;
@@ -27,18 +27,19 @@ struct Named {
     event: Event,
 }
 
-/// Puts one thing on record, by a name that the heart knows before.
+/// Records one event, under an id that the heart is given first.
 pub async fn tell(heart: &HeartLine, sink: &Sink, event: Event) {
     let named = [Named { id: RecordId::new(), event }];
-    // Where it can't be kept, it is on record twice at worst.
+    // If the heart can't keep the id, the event is recorded twice at worst.
     let _ = keep(heart, &named).await;
     write(sink, named, &[]);
 }
 
-/// Puts on record what the heart has handed over, but what is there; and tells the heart once all of it is.
+/// Records the news that the heart has handed over, except what is on record already. Tells the heart once
+/// everything is on disk.
 ///
 /// # Errors
-/// When the heart is gone.
+/// The heart is gone, or the list for it can't be made.
 pub async fn tell_all(
     plan: &Plan,
     stores: &Arc<Stores>,
@@ -78,8 +79,8 @@ struct AllNews {
     told_before: Vec<RecordId>,
 }
 
-/// What has a name keeps it: deaths have numbers, policies generations, and a move is told of before the next
-/// begins.
+/// Gives each event an id; an event that was announced before keeps its own. Equal events are the same event:
+/// deaths have numbers, policies have generations, and a move is recorded before the next begins.
 fn name(events: Vec<Event>, before: &[Named]) -> AllNews {
     let id = |event: &Event| before.iter().find(|named| named.event == *event).map(|named| named.id);
     let told_before = events.iter().filter_map(id).collect();
@@ -90,7 +91,7 @@ fn name(events: Vec<Event>, before: &[Named]) -> AllNews {
     AllNews { named, told_before }
 }
 
-/// Which of these are there. The working directory is the state directory.
+/// Returns which of these ids are on record. The working directory is the state directory.
 async fn there(names: Vec<RecordId>) -> Vec<RecordId> {
     if names.is_empty() {
         return names;
@@ -117,8 +118,8 @@ mod tests {
     use redactor::{Redactor, SharedRedactor};
     use telemetry::audit::{AuditLog, Line, Lines, Options, open_all};
 
-    /// One supervisor after the other, each killed at another moment: before anything was written, when some
-    /// was, when all was.
+    /// Several supervisors in a row, each killed at a different moment: before anything was written, when
+    /// part was, when everything was.
     #[tokio::test]
     async fn whoever_dies_over_it_each_is_on_record_once() {
         let state = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The ways to upstream servers, from what the operator said and its secrets: TLS with our certificates, and
-//! the operator's proxy.
+//! The ways to upstream servers, made from the operator's configuration and its secrets: TLS with our
+//! certificates, and the operator's proxy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::plan::{Plan, PlannedCert};
 pub struct Keys(BTreeMap<String, Secret>);
 
 impl Keys {
-    /// From pairs of a reference and its key.
+    /// Makes the map from pairs of a reference and its key.
     pub fn new(pairs: &[(String, Secret)]) -> Self {
         Self(pairs.iter().cloned().collect())
     }
@@ -29,14 +29,14 @@ impl Keys {
     }
 }
 
-/// What the operator said of the ways to upstream servers.
+/// What the configuration says about the ways to upstream servers.
 #[derive(Debug, Clone, Copy)]
 pub struct Said<'a> {
-    /// More roots, PEM.
+    /// Additional root certificates, PEM.
     pub upstream_ca: Option<&'a str>,
-    /// Certificates for servers that demand one.
+    /// Client certificates for servers that demand one.
     pub client_certs: &'a [PlannedCert],
-    /// The proxy through which everything goes.
+    /// The proxy that all connections go through, except to the hosts that it exempts.
     pub upstream_proxy: Option<&'a config::UpstreamProxy>,
 }
 
@@ -50,15 +50,16 @@ impl<'a> From<&'a Plan> for Said<'a> {
     }
 }
 
-/// The road to what the operator named, as the supervisor goes it, for whoever goes it alone.
+/// Returns the dialer to servers that the operator named, as the supervisor uses it, for a command that has
+/// no supervisor.
 pub fn trusted(said: Said<'_>, keys: &Keys) -> Result<Trusted, Refused> {
     let lookup = Arc::new(SystemLookup::new()?);
     let routes = routes(said, keys, Arc::<SystemLookup>::clone(&lookup))?;
     Ok(Trusted::new(lookup, upstream(said, keys)?, routes))
 }
 
-/// TLS towards upstreams. What the operator named is looked at now, what takes milliseconds is read when it
-/// is needed.
+/// Returns the TLS configuration towards upstream servers. What the operator named is checked now; what takes
+/// milliseconds is read when it is first needed.
 pub fn upstream(said: Said<'_>, keys: &Keys) -> Result<proxy::Upstream, Refused> {
     let extra = extra_roots(said.upstream_ca)?;
     proxy::tls::check_extra_roots(&extra)?;
@@ -70,7 +71,7 @@ pub fn upstream(said: Said<'_>, keys: &Keys) -> Result<proxy::Upstream, Refused>
     Ok(proxy::Upstream::lazy(ours, move || proxy::tls::upstream_config(extra.clone())))
 }
 
-/// Whether an upstream proxy lies on the way, and for what.
+/// Returns which connections go through an upstream proxy, if there is one.
 pub fn routes(said: Said<'_>, keys: &Keys, lookup: Arc<dyn Lookup>) -> Result<Routes, Refused> {
     let Some(wanted) = said.upstream_proxy else { return Ok(Routes::default()) };
     let reference = wanted.credential()?;
@@ -79,8 +80,8 @@ pub fn routes(said: Said<'_>, keys: &Keys, lookup: Arc<dyn Lookup>) -> Result<Ro
     Ok(Routes::through(proxy))
 }
 
-/// The password alone of the proxy's `user:password`: whoever prints it without its user prints it all the
-/// same.
+/// Returns the password of the proxy's `user:password` as a secret of its own, so that it is redacted also
+/// where it is printed without its user.
 pub fn password(said: Said<'_>, keys: &[(String, Secret)]) -> Option<(String, Secret)> {
     let reference = said.upstream_proxy?.credential.as_ref()?;
     let (_, pair) = keys.iter().find(|(name, _)| name == reference)?;

@@ -1,7 +1,7 @@
-//! Tells on standard error what agents ask of the operator, as it is asked: a line a second at most, however
-//! much they ask for, and no question behind another's back.
+//! Prints what agents ask of the operator on standard error as they ask it: at most one line a second,
+//! however much they ask, and every line says how many more questions there are.
 //!
-//! Never here: answers, and anything of a question that isn't made one harmless line first.
+//! Handles no answers, and prints nothing of a question that wasn't made one harmless line first.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use tokio::sync::mpsc;
 
 use crate::console::{quoted, say};
 
-/// Between two lines.
+/// The time between two lines.
 const REST: Duration = Duration::from_secs(1);
-/// Questions that wait to be told. More can hardly be held at a time; what has no room is listed all the
-/// same.
+/// How many questions may wait to be printed. More can hardly be open at a time; one that has no room is
+/// still listed by `cofferdam approvals list`.
 const WAITING: usize = 256;
 
-/// Takes what is asked. Cheap to clone.
+/// Takes questions to print. Cheap to clone.
 #[derive(Clone)]
 pub struct Questions(mpsc::Sender<Approval>);
 
 impl Questions {
-    /// Tells what is asked from now on.
+    /// Starts the task that prints questions.
     #[must_use]
     pub fn open() -> Self {
         let (asked, told) = mpsc::channel(WAITING);
@@ -29,7 +29,7 @@ impl Questions {
         Self(asked)
     }
 
-    /// This is asked, and waits.
+    /// Queues a question that waits for its answer.
     pub fn asked(&self, shown: &Approval) {
         let _no_room = self.0.try_send(shown.clone());
     }
@@ -46,8 +46,8 @@ async fn tell(mut asked: mpsc::Receiver<Approval>) {
     }
 }
 
-/// The newest of what was asked, and how many are asked besides. What the agent chose stands behind the
-/// command, in quotes: it can look like no other question.
+/// Returns the line for the newest question, with the number of others. What the agent chose comes after the
+/// command and in quotes, so that it can't look like another question.
 fn line(shown: &Approval, others: usize) -> String {
     let Approval { id, binary, .. } = shown;
     let hash: String = shown.sha256.chars().take(12).collect();

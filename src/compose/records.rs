@@ -1,5 +1,5 @@
-//! What happens to cofferdam itself, put on record: supervision reports, identity changes, the sandbox's
-//! begin and end.
+//! Records what happens to cofferdam itself: supervision reports, identity changes, the sandbox's beginning
+//! and end.
 //!
 //! Every function here turns one crate's report into an audit event and a metric, and decides nothing.
 
@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::agents::Agents;
 use crate::plan::Plan;
 
-/// Records a binary that is not what it was at first use.
+/// Returns the function that records a binary whose content differs from its first use.
 pub fn binary_changed(sink: Sink) -> impl Fn(&Changed) + Send + Sync + 'static {
     move |changed| {
         record(
@@ -31,7 +31,7 @@ pub fn binary_changed(sink: Sink) -> impl Fn(&Changed) + Send + Sync + 'static {
     }
 }
 
-/// Records what the supervision tree reports, until the tree is gone; `agents` are told what concerns them.
+/// Records what the supervision tree reports, until the tree is gone. Passes each report on to `agents`.
 pub async fn reports(mut reports: broadcast::Receiver<Report>, sink: Sink, agents: Agents) {
     loop {
         match reports.recv().await {
@@ -47,8 +47,8 @@ pub async fn reports(mut reports: broadcast::Receiver<Report>, sink: Sink, agent
 
 fn one(report: &Report, sink: &Sink) {
     let actor = report.path.as_str();
-    // An agent's coming and going is recorded where its exit code is known; that it won't come again is known
-    // here alone.
+    // An agent's starts and ends are recorded where its exit code is known. Only here it is known that the
+    // agent won't be started again.
     if actor.starts_with("agents/") && !matches!(report.event, Happened::GaveUp { .. }) {
         return;
     }
@@ -81,7 +81,7 @@ fn one(report: &Report, sink: &Sink) {
     }
 }
 
-/// How supervisors died, the last of `restarts` in all.
+/// Returns events for the deaths of supervisors: `deaths` are the last ones of `restarts` in all.
 pub fn deaths(deaths: &[Option<ExitStatus>], restarts: u32) -> impl Iterator<Item = Event> {
     let before = u64::from(restarts).saturating_sub(deaths.len() as u64);
     (before + 1..).zip(deaths).map(|(number, death)| Event::Actor {
@@ -92,12 +92,12 @@ pub fn deaths(deaths: &[Option<ExitStatus>], restarts: u32) -> impl Iterator<Ite
     })
 }
 
-/// The sandbox began, or goes on in another cage.
+/// Returns the event that the sandbox began, or goes on in another cage.
 pub fn started(plan: &Plan) -> Event {
     of_sandbox(SandboxChange::Started, &plan.name, Some(plan.policy.name.clone()))
 }
 
-/// Which policy is in force after a move.
+/// Returns the event that says which policy is in force after a move. Counts the reload.
 pub fn moved(store: &policy::Store) -> Event {
     metrics::policy_reload(PolicyResult::Loaded);
     in_force(store, PolicyResult::Loaded, None)
@@ -117,20 +117,20 @@ fn of_sandbox(change: SandboxChange, name: &str, detail: Option<String>) -> Even
     }
 }
 
-/// Records something that has happened already, so nothing can be refused for it: where the disk refuses
-/// records it waits, and where too many wait that is said aloud.
+/// Records something that has happened already, so that a failure can't refuse it: the record waits while the
+/// disk takes none, and if too many wait a warning says so.
 pub fn record(sink: &Sink, event: Event) {
     told(sink.note(event));
 }
 
-/// Says aloud what is not on record.
+/// Warns that an event could not be recorded.
 pub fn told(noted: Result<RecordId, AuditUnavailable>) {
     if let Err(error) = noted {
         tracing::warn!(%error, "an event is not on record");
     }
 }
 
-/// What the redactor masks and loses, as metrics and a warning.
+/// Counts what the redactor masks as metrics, and warns of what it loses.
 pub struct Redactions;
 
 impl redactor::pump::Observer for Redactions {
@@ -143,11 +143,11 @@ impl redactor::pump::Observer for Redactions {
     }
 }
 
-/// Turns what came of a policy reload into an audit event and metrics.
+/// Returns the function that turns the result of a policy reload into an audit event and metrics.
 pub fn policy_loaded(store: policy::Store, sink: Sink) -> policy::Observer {
     std::sync::Arc::new(move |result| {
         let (outcome, detail) = match result {
-            // Nothing that a record would tell.
+            // An unchanged policy is not worth a record.
             Ok(policy::Reloaded::Unchanged) => return metrics::policy_reload(PolicyResult::Unchanged),
             Ok(policy::Reloaded::Published(published)) => {
                 metrics::policy_generation(published.generation);
@@ -159,7 +159,7 @@ pub fn policy_loaded(store: policy::Store, sink: Sink) -> policy::Observer {
     })
 }
 
-/// Records which policy is in force after a change that came out so.
+/// Records which policy is in force after a change with this result.
 pub fn policy_in_force(store: &policy::Store, sink: &Sink, result: PolicyResult, detail: Option<String>) {
     metrics::policy_reload(result);
     record(sink, in_force(store, result, detail));

@@ -1,7 +1,7 @@
-//! What was refused while an agent ran in the foreground, told to its operator at the end: who tries a
-//! program out sees at once what a policy would have to name.
+//! Lists what was refused while an agent ran in the foreground, and shows it to the operator at the end: an
+//! operator who tries a program out sees at once what a policy would have to name.
 //!
-//! The audit log has all of it; this is a short list beside it, and never what anything is decided by.
+//! The audit log has everything; this is a short list beside it, and no decision ever depends on it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,12 +15,12 @@ use telemetry::audit::Sink;
 
 use crate::console::harmless;
 
-/// Different ones that are told; the rest is counted.
+/// How many different refusals are shown; the rest is counted.
 const TOLD: usize = 5;
-/// Characters of one that are told.
+/// How many characters of a refusal are shown.
 const LONGEST: usize = 240;
 
-/// The audit log as the proxy's journal, and what it refused in short.
+/// The audit log as the proxy's journal, with a short list of what the proxy refused.
 pub struct Refusals {
     sink: Sink,
     redactor: SharedRedactor,
@@ -30,17 +30,17 @@ pub struct Refusals {
 #[derive(Default)]
 struct Seen {
     lines: BTreeSet<String>,
-    /// Those for which there was no room, repeats among them.
+    /// How many refusals had no room in `lines`, with repeats.
     more: u64,
 }
 
 impl Refusals {
-    /// None so far.
+    /// Makes an empty list beside this audit log.
     pub fn new(sink: Sink, redactor: SharedRedactor) -> Self {
         Self { sink, redactor, seen: Mutex::default() }
     }
 
-    /// What to tell, if anything was refused; `name` is the sandbox's.
+    /// Returns the text to show, if anything was refused. `name` is the sandbox's.
     pub fn told(&self, name: &str) -> Option<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.lines.is_empty() {

@@ -1,7 +1,7 @@
-//! Whom programs inside trust: the system's roots and the sandbox's own authority.
+//! The root certificates that programs inside trust: the system's and the sandbox's own authority.
 //!
-//! Made and written beside the runtime's workers, while init still builds the cage: on a worker, everything
-//! else of a start would wait behind it. Looks at no certificate.
+//! They are made and written on blocking threads while init still builds the cage: on a worker, the rest of
+//! the start would wait behind this. No certificate is parsed.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -23,7 +23,8 @@ const SYSTEM_BUNDLES: &[&str] = &[
     "/etc/ssl/cert.pem",
 ];
 
-/// Puts them where programs inside look. It ends when they are there; no agent is to run before.
+/// Writes the roots to where programs inside look for them. The task ends when they are there; no agent may
+/// run before.
 pub fn put(
     plan: &Arc<Plan>,
     authority: &Arc<Authority>,
@@ -38,16 +39,16 @@ pub fn put(
     })
 }
 
-/// The first of the system's bundles that can be read, with the authority's certificate.
+/// Returns the first of the system's bundles that can be read, followed by the authority's certificate.
 fn bundle(plan: &Plan, authority: &str) -> Vec<u8> {
     let named = plan.system_roots.iter().map(std::path::PathBuf::as_path);
     let candidates = named.chain(SYSTEM_BUNDLES.iter().map(Path::new));
-    // Room for a newline between them, too, so that it is never moved.
+    // Reserves room for the certificate and a newline, so that the bundle is never reallocated.
     let system = candidates.filter_map(|path| read(path, authority.len() + 1).ok()).next();
     joined(system.unwrap_or_default(), authority)
 }
 
-/// Certificates in PEM begin on a line of their own.
+/// Appends a certificate on a line of its own, as PEM demands.
 fn joined(mut bundle: Vec<u8>, certificate: &str) -> Vec<u8> {
     if bundle.last().is_some_and(|last| *last != b'\n') {
         bundle.push(b'\n');
@@ -56,7 +57,7 @@ fn joined(mut bundle: Vec<u8>, certificate: &str) -> Vec<u8> {
     bundle
 }
 
-/// A file, with room for more.
+/// Reads a file into a buffer with `room` spare bytes.
 fn read(path: &Path, room: usize) -> io::Result<Vec<u8>> {
     let mut file = std::fs::File::open(path)?;
     let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;

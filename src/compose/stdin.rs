@@ -1,10 +1,11 @@
-//! The operator's standard input, led to the one agent in the foreground.
+//! The operator's standard input, forwarded to the one agent in the foreground.
 //!
 //! The agent never gets the descriptor itself: an operator's terminal or file must not be in the sandbox. One
-//! thread reads it, since a terminal or a file can't be waited for without blocking; `splice` keeps the bytes
-//! in the kernel on their way into the agent's pipe, so that a supervisor killed in between has lost none.
-//! What is typed while the heart is stopped, or a job in the background, is left to the shell: job control is
-//! for the terminal's own session, and this process is in another.
+//! thread reads it, since a terminal or a file can't be waited for without blocking. `splice` keeps the bytes
+//! in the kernel on their way into the agent's pipe, so that a supervisor killed in between loses none. What
+//! is typed while the heart is stopped or in the background is left to the shell. This process has to check
+//! for that itself: the kernel applies job control only to the terminal's own session, and this process is in
+//! another.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,16 +27,16 @@ use crate::heart::{INTERRUPTED, INTERRUPTED_TWICE};
 
 /// The write end of the agent's input pipe, as the heart keeps it.
 const SLOT: &str = "stdin:pipe";
-/// Moved at once.
+/// Bytes that are moved at once.
 const CHUNK: usize = 64 * 1024;
-/// Of a terminal at once: it gives no more (N_TTY_BUF_SIZE).
+/// Bytes that are read from a terminal at once: it returns no more (N_TTY_BUF_SIZE).
 const KEYS: usize = 4096;
-/// So many of these wait for a program that doesn't read its terminal: 1 MiB at most.
+/// How many reads of [`KEYS`] bytes may wait for a program that doesn't read its terminal: 1 MiB at most.
 const TYPED_AHEAD: usize = 256;
-/// How often it is looked whether a heart has its terminal again, while what is typed waits.
+/// How often to check whether the heart has its terminal again, while input waits.
 const AWAY_LOOK: Duration = Duration::from_millis(50);
 
-/// Standard input and where it leads. Clones share it.
+/// Standard input and where it is forwarded to. Clones share it.
 #[derive(Clone)]
 pub struct Stdin {
     led: Arc<ArcSwapOption<Led>>,
@@ -48,18 +49,20 @@ enum Led {
 }
 
 impl Stdin {
-    /// Starts the reading thread; it waits until there is somewhere to lead to.
+    /// Starts the reading thread, which waits until there is a destination. Resumes the pipe that the heart
+    /// kept, if any.
     pub fn new(handover: &mut Handover, heart: HeartLine) -> Self {
         let (start, started) = sync_channel(1);
         let led = Arc::new(ArcSwapOption::empty());
         let stdin = Self { led: Arc::clone(&led), start };
         let runtime = tokio::runtime::Handle::current();
         std::thread::spawn(move || {
-            // An error means that nobody will ever lead it anywhere.
+            // An error means that no sender is left: no destination will ever be set.
             while started.recv().is_ok() {
                 if let Some(now) = led.load_full() {
                     lead(&now, &runtime, &heart);
-                    // Its end: the agent reads one, and a successor of ours does not lead it on.
+                    // End of input: dropping the pipe lets the agent read end of file, and releasing the slot
+                    // keeps a successor from forwarding more.
                     led.store(None);
                     drop(now);
                     let _ = runtime.block_on(heart.release(SLOT));
@@ -74,11 +77,11 @@ impl Stdin {
 
     fn set(&self, led: Led) {
         self.led.store(Some(Arc::new(led)));
-        // Full: it is told already.
+        // If the channel is full, the thread has been told already.
         let _ = self.start.try_send(());
     }
 
-    /// A new pipe for a starting agent; gives its read end.
+    /// Forwards to a new pipe, for a starting agent. Returns the pipe's read end.
     pub async fn lead_to_pipe(&self, heart: &HeartLine) -> io::Result<OwnedFd> {
         let (read, write) = io::pipe()?;
         let write = OwnedFd::from(write);
@@ -87,20 +90,20 @@ impl Stdin {
         Ok(read.into())
     }
 
-    /// The terminal of a started agent.
+    /// Forwards to the terminal of a started agent.
     pub fn lead_to_terminal(&self, terminal: Terminal) {
         self.set(Led::Terminal(terminal));
     }
 }
 
-/// Waits until something is there to be read that is the agent's. Seen as the kernel tells everybody who
-/// waits for the heart: a shell that hears of its stop finds nobody reading.
+/// Waits until there is input that is meant for the agent. The heart's state is read from /proc, which shows
+/// a stop no later than a waiting shell learns of it: the shell finds no other reader.
 fn wait_for_input() {
     let stdin = io::stdin();
     let is_terminal = stdin.is_terminal();
     loop {
         let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-        // What keeps poll(2) from telling keeps nobody from reading.
+        // An error of poll(2) is no reason not to read.
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
             _ if Job::of_the_heart().is_none_or(|heart| heart.may_read(is_terminal)) => return,
@@ -109,7 +112,7 @@ fn wait_for_input() {
     }
 }
 
-/// What a shell's job control makes of a process, by proc_pid_stat(5).
+/// The state of a process under a shell's job control, from proc_pid_stat(5).
 #[derive(Debug, PartialEq, Eq)]
 struct Job {
     is_stopped: bool,
@@ -119,21 +122,23 @@ struct Job {
 }
 
 impl Job {
-    /// Where it can't be read (`hidepid`) nobody is known to be stopped.
+    /// Returns the heart's state. `None` if it can't be read (`hidepid`): then the heart isn't known to be
+    /// stopped.
     fn of_the_heart() -> Option<Self> {
         let heart = std::os::unix::process::parent_id();
         Self::read(&std::fs::read_to_string(format!("/proc/{heart}/stat")).ok()?)
     }
 
     fn read(stat: &str) -> Option<Self> {
-        // Behind the name, which may hold anything: state, parent, group, session, terminal, the terminal's
-        // group.
+        // The fields after the name, which may hold any character: state, parent, group, session, terminal,
+        // the terminal's group.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let number = |at: usize| fields.get(at)?.parse().ok();
         Some(Self { is_stopped: *fields.first()? == "T", group: number(2)?, foreground: number(5)? })
     }
 
-    /// Without a controlling terminal (`setsid`) there is no shell that it could take keys from.
+    /// Whether input may be read while the heart is in this state. Without a controlling terminal (`setsid`)
+    /// there is no shell to take keys from.
     fn may_read(&self, is_terminal: bool) -> bool {
         let is_behind = is_terminal && self.foreground > 0 && self.foreground != self.group;
         !self.is_stopped && !is_behind
@@ -162,7 +167,8 @@ fn lead_to_pipe(pipe: &OwnedFd) {
     }
 }
 
-/// As a whole chunk is asked for, nothing stays in a buffer of the library's, where no poll(2) sees it.
+/// Reads standard input. A whole chunk is requested, so that nothing stays in the library's buffer, where
+/// poll(2) doesn't see it.
 fn read(chunk: &mut [u8]) -> io::Result<usize> {
     wait_for_input();
     io::stdin().read(chunk)
@@ -179,8 +185,8 @@ fn copy(pipe: &OwnedFd) {
     }
 }
 
-/// What is typed is read while what was typed before waits for a program that doesn't read it: Ctrl-C may
-/// come behind a long paste.
+/// Forwards what is typed. Reading goes on while earlier input waits for a program that doesn't read it:
+/// Ctrl-C may come after a long paste.
 fn lead_to_terminal(terminal: Terminal, runtime: &tokio::runtime::Handle, heart: &HeartLine) {
     let (typed, waiting) = channel(TYPED_AHEAD);
     runtime.spawn(type_into(terminal.clone(), waiting));
@@ -191,7 +197,7 @@ fn lead_to_terminal(terminal: Terminal, runtime: &tokio::runtime::Handle, heart:
     {
         let keys = buffer.get(..read).unwrap_or_default();
         if interrupts.end_with(keys, &terminal) {
-            // A heart that doesn't hear is gone, and the sandbox with it.
+            // If the heart can't be reached it is gone, and the sandbox with it.
             let _ = runtime.block_on(heart.finish(INTERRUPTED, None, Some(INTERRUPTED_TWICE.into())));
             return;
         }
@@ -201,7 +207,7 @@ fn lead_to_terminal(terminal: Terminal, runtime: &tokio::runtime::Handle, heart:
     }
 }
 
-/// Ends with the terminal, or when nobody types any more.
+/// Writes what waits into the terminal. Ends with the terminal, or when the input ends.
 async fn type_into(mut terminal: Terminal, mut waiting: Receiver<Vec<u8>>) {
     while let Some(keys) = waiting.recv().await {
         if terminal.write_all(&keys).await.is_err() {

@@ -1,8 +1,8 @@
-//! What outlives every actor: made once for each supervisor process, given to each incarnation of each actor.
+//! What outlives every actor: made once per supervisor process, given to each incarnation of each actor.
 //!
-//! Order of making is order of need: policy and redactor first, since everything written is redacted; then
-//! the audit log; then what talks to the world. Nothing here restarts; what can fail at run time is an
-//! actor's.
+//! The parts are made in the order in which they are needed: policy and redactor first, since everything
+//! written is redacted; then the audit log; then what talks to the world. Nothing here restarts: whatever can
+//! fail at run time is part of an actor.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,7 +33,8 @@ use crate::console::warn;
 use crate::plan::{Mode, Plan, PresetSource, Secrets, slot};
 use crate::sealed;
 
-/// Keeping the pins takes one part of the time of a thread at most, and rests so many.
+/// Keeping the pins may use a fraction of one thread: after each write it rests this many times as long as
+/// the write took.
 const PINS_REST: u32 = 4;
 
 /// Everything that outlives the actors.
@@ -56,18 +57,18 @@ pub struct Stores {
     pub gateway: Gateway,
     /// What each program contained at its first use.
     pub pins: Pins,
-    /// What was refused, in short.
+    /// A short list of what was refused.
     pub refusals: Arc<Refusals>,
-    /// What waits for the operator's word, where the configuration says so.
+    /// The questions that wait for the operator, if the configuration says `unlisted: ask`.
     pub approvals: Option<approvals::Desk>,
     /// What the proxy needs.
     pub proxy: Arc<proxy::Deps>,
 }
 
-/// Why the stores could not be made: one line, with the mend where there is one.
+/// Why the stores could not be made: one line, with the remedy if there is one.
 pub type Refused = Box<dyn std::error::Error + Send + Sync>;
 
-/// What of the stores needs nothing of init, and is made while init builds the cage.
+/// The part of the stores that needs nothing of init, and is made while init builds the cage.
 pub struct Ready {
     policy: policy::Store,
     policy_seen: policy::Seen,
@@ -90,7 +91,7 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Makes it.
+    /// Makes this part of the stores.
     pub async fn make(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Self, Refused> {
         let presets = presets(&plan.policy.presets)?;
         let asked =
@@ -141,7 +142,8 @@ impl Ready {
         })
     }
 
-    /// The stores, now that init answers. `diag` is its socket for looking at the sandbox's connections.
+    /// Completes the stores once init answers. `diag` is init's `sock_diag` socket, which shows the sandbox's
+    /// connections.
     pub fn open(self, init: &InitClient, diag: OwnedFd) -> Result<Stores, Refused> {
         let Self {
             policy,
@@ -208,12 +210,12 @@ impl Ready {
     }
 }
 
-/// Whether questions are told as they come: not into a terminal that is an agent's.
+/// Whether questions are printed as they come: not into a terminal that the agent uses.
 fn tells(plan: &Plan) -> bool {
     !plan.quiet && plan.mode != Mode::Foreground { tty: true }
 }
 
-/// How many connections there may be here, by what this process may have open (getrlimit(2)).
+/// How many connections there may be, from this process's limit of open descriptors (getrlimit(2)).
 fn connections() -> Result<usize, Refused> {
     use nix::sys::resource::{Resource, getrlimit};
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -225,7 +227,7 @@ fn presets(sources: &[PresetSource]) -> Result<Vec<Preset>, Refused> {
     sources.iter().map(read).collect()
 }
 
-/// What became of the policy while a supervisor ran, so that its successor begins with it.
+/// The policy in force as the heart keeps it, so that the next supervisor begins with it.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub struct KeptPolicy {
     /// Its generation's number.
@@ -236,7 +238,7 @@ pub struct KeptPolicy {
     pub seen: policy::Seen,
 }
 
-/// What of it outlives a cage: no word on what is allowed.
+/// The part of [`KeptPolicy`] that outlives a cage. It says nothing about what is allowed.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub struct Counted {
     /// The last generation's number.
@@ -258,7 +260,7 @@ fn policy_store(
     let (number, text, seen) = match &kept {
         Some(kept) => (kept.number, kept.text.as_str(), kept.seen),
         None => match handover.take(slot::GENERATION).map(sealed::read_json::<Counted>).transpose()? {
-            // Each cage since then began with the next generation.
+            // Each cage since then has begun with the next generation.
             Some(last) => {
                 (last.number.saturating_add(turns.saturating_sub(last.cage.into())), text, last.seen)
             }
@@ -273,8 +275,8 @@ fn policy_store(
     Ok((policy::Store::starting_at(candidate, number), seen))
 }
 
-/// The programs' content at first use, as the heart keeps it: no supervisor's death makes a second use a
-/// first one.
+/// Returns the programs' content at first use, and has the heart keep it: a supervisor's death must not make
+/// a second use count as the first.
 fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
     let kept: Vec<Pinned> = handover.take(slot::PINS).map(sealed::read_json).transpose()?.unwrap_or_default();
     let pins = Pins::restored(kept);
@@ -289,15 +291,15 @@ fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
                     tracing::error!(%error, "a supervisor after this one would take the next use of programs for their first");
                 }
             }
-            // All of it is written anew: agents that use new programs all the time must not have a processor
-            // for it.
+            // Each write is of all pins: agents that use new programs all the time must not occupy a
+            // processor with it.
             tokio::time::sleep(began.elapsed() * PINS_REST).await;
         }
     });
     Ok(pins)
 }
 
-/// How often agents have guessed, as the heart keeps it.
+/// The count of agents' guesses, as the heart keeps it.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Guessed {
     kept: guesses::Kept,
@@ -305,12 +307,13 @@ struct Guessed {
     cage: u32,
 }
 
-/// No supervisor's death gives anybody new guesses.
+/// Returns the count of guesses, and has the heart keep it: a supervisor's death must not give an agent new
+/// guesses.
 fn guesses(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Guesses, Refused> {
     let cage = plan.cages_before;
     let kept = match handover.take(slot::GUESSES).map(sealed::read_json::<Guessed>).transpose()? {
         Some(guessed) if guessed.cage == cage => guessed.kept,
-        // Another init numbers agents anew.
+        // Counts per agent don't carry over: another init numbers the agents differently.
         Some(guessed) => guessed.kept.of_nobody(),
         None => guesses::Kept::default(),
     };
@@ -328,7 +331,7 @@ fn guesses(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Gu
     Ok(guesses)
 }
 
-/// The authority that the heart keeps, or a new one for it to keep.
+/// Returns the authority that the heart keeps. Without one, makes a new one and has the heart keep it.
 async fn authority(handover: &mut Handover, heart: &HeartLine) -> Result<Authority, Refused> {
     if let Some(fd) = handover.take(slot::AUTHORITY) {
         return Ok(Authority::from_sealed_bytes(&sealed::read(fd.as_fd())?)?);
@@ -379,7 +382,7 @@ fn gateway(
     Ok(gateway)
 }
 
-/// A descriptor of ours as a listener for the runtime.
+/// Turns a listening socket's descriptor into a non-blocking listener for the runtime.
 pub fn tcp_listener(fd: OwnedFd) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::from(fd);
     listener.set_nonblocking(true)?;

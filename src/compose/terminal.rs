@@ -25,8 +25,8 @@ impl Terminal {
         Ok(Self(Arc::new(AsyncFd::new(master)?)))
     }
 
-    /// The key of which it makes an interrupt, while it is read line by line. What its program set, a master
-    /// tells as well (pty(7)).
+    /// Returns the key that the terminal turns into an interrupt, if it is read line by line. The master
+    /// shows the settings that the program made (pty(7)).
     pub fn interrupt(&self) -> Option<u8> {
         let set = tcgetattr(self.0.get_ref()).ok()?;
         let by_line = set.local_modes.contains(LocalModes::ICANON | LocalModes::ISIG);
@@ -34,7 +34,7 @@ impl Terminal {
         by_line.then(|| set.special_codes[SpecialCodeIndex::VINTR]).filter(|key| *key != 0)
     }
 
-    /// Tells it a new size. A terminal that is gone needs none.
+    /// Sets a new size. An error is ignored: a terminal that is gone needs none.
     pub fn resize(&self, rows: u16, columns: u16) {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let _ = tcsetwinsize(self.0.get_ref(), size);

@@ -10,12 +10,12 @@ use tokio::sync::watch;
 
 use super::stores::Stores;
 
-/// The first restart follows at once: the contract wants every part back within 50 ms.
+/// The first restart follows at once: every part is promised to be back within 50 ms.
 const BACKOFF: Backoff = Backoff { min: Duration::from_millis(1), max: Duration::from_secs(1), jitter: 0.2 };
-/// Beyond this a part can't be helped by restarting it, and the supervisor process is started anew.
+/// Beyond this, restarting a part doesn't help, and the supervisor process is started anew.
 const INTENSITY: Intensity = Intensity { restarts: 100, within: Duration::from_secs(60) };
 
-/// Where each actor is reached, whichever incarnation it is.
+/// The address of each actor, which stays the same for every incarnation.
 #[derive(Clone)]
 pub struct Addresses {
     /// Telemetry.
@@ -35,7 +35,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Nobody is there yet.
+    /// Makes the addresses before any actor runs.
     pub fn new() -> Self {
         Self {
             telemetry: Address::new("telemetry"),
@@ -48,7 +48,7 @@ impl Addresses {
         }
     }
 
-    /// Makes an actor panic. False: no such actor, or it is down already.
+    /// Makes an actor panic. Returns false if there is no such actor, or it is down already.
     pub fn inject_panic(&self, actor: &str) -> bool {
         match actor {
             "telemetry" => self.telemetry.cast(telemetry::actor::Msg::InjectPanic).is_ok(),
@@ -71,7 +71,7 @@ pub struct Sockets {
     pub metrics: Option<Arc<std::net::TcpListener>>,
     /// The proxy's listeners inside the sandbox.
     pub proxy: Vec<proxy::Listener>,
-    /// Where connections to the world arrive.
+    /// The listeners at which captured connections arrive.
     pub captured: watch::Receiver<proxy::Captured>,
     /// The name server.
     pub names: (Arc<proxy::names::Resolver>, proxy::names::Sockets),
@@ -79,7 +79,7 @@ pub struct Sockets {
     pub forwards: Vec<super::forwards::Forwarded>,
 }
 
-/// The tree without its agents: every part that they need. See [`agents`].
+/// Returns the tree with every part that the agents need. They are added later, see [`agents`].
 pub fn spec(
     stores: &Stores,
     sockets: Sockets,
@@ -134,7 +134,7 @@ pub fn spec(
     tree
 }
 
-/// The tree's last child, added when the cage is proven.
+/// Returns the tree's last child, the agents, which is added while the cage is being proven.
 pub fn agents(specs: Vec<ChildSpec>) -> ChildSpec {
     let agents = SupervisorSpec::new("agents", Strategy::OneForOne);
     ChildSpec::supervisor(specs.into_iter().fold(agents, SupervisorSpec::child))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// How long a request may wait, at the shortest and at the longest: clients give up after minutes themselves.
+/// The range of `hold`, how long a request may wait: clients give up by themselves after minutes.
 const HOLD: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// The section.
@@ -22,7 +22,7 @@ enum Unlisted {
     /// It is refused at once.
     #[default]
     Deny,
-    /// It waits for the operator's word.
+    /// It waits for the operator's answer.
     Ask,
 }
 
@@ -33,7 +33,7 @@ impl Default for Approvals {
 }
 
 impl Approvals {
-    /// How long requests wait, if anybody is asked.
+    /// How long requests wait for the operator. `None`: the operator isn't asked.
     #[must_use]
     pub fn hold(&self) -> Option<Duration> {
         (self.unlisted == Unlisted::Ask).then_some(self.hold)

@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use super::duration;
 
-/// How an agent is asked, and when it is given up.
+/// An agent's health check: how it is asked, and when it is given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
-    /// What is asked for, on the sandbox's loopback.
+    /// The URL that is requested, on the sandbox's loopback.
     pub http: HealthUrl,
-    /// From one question to the next; a second at least.
+    /// The time between two requests; a second at least.
     #[serde(default = "every", with = "duration")]
     pub every: Duration,
     /// How long an answer may take; a minute at most.
     #[serde(default = "timeout", with = "duration")]
     pub timeout: Duration,
-    /// So many silences in a row, and the process is ended.
+    /// After so many failures in a row the process is ended; 1 at least.
     #[serde(default = "failures")]
     pub failures: u32,
-    /// Until it has answered once, silence counts only after this time.
+    /// Until the agent has answered once, failures count only after this time.
     #[serde(default = "start", with = "duration")]
     pub start: Duration,
 }
@@ -42,13 +42,13 @@ const fn start() -> Duration {
     Duration::from_secs(120)
 }
 
-/// More often would be work that shows.
+/// The shortest time between two requests: more frequent ones would cost noticeable work.
 const EVERY_MIN: Duration = Duration::from_secs(1);
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 impl Health {
     /// # Errors
-    /// Says which value can't be had.
+    /// Which value is out of range.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.every < EVERY_MIN {
             return Err("`every` is less than a second".into());
@@ -63,13 +63,13 @@ impl Health {
     }
 }
 
-/// `http://127.0.0.1:PORT/PATH`: what lies on the sandbox's loopback, and nothing else.
+/// `http://127.0.0.1:PORT/PATH`: a URL on the sandbox's loopback, and nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HealthUrl {
     /// Where to connect, inside.
     pub address: SocketAddr,
-    /// What is asked for: path and query.
+    /// The request target: path and query.
     pub target: String,
 }
 

@@ -1,7 +1,6 @@
-//! A configuration's text into values; what is wrong with it is told by its place, its key, and what would be
-//! right.
+//! Parses a configuration's text. An error names its place, its key, and what would be right.
 //!
-//! Must never quote a line of it: a secret may stand there by mistake.
+//! Must never quote a line of the text: a secret may be in it by mistake.
 
 use serde::de::DeserializeOwned;
 use serde_yaml::{Error, Options};
@@ -24,10 +23,11 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, options: Options) -> Result<
 fn told(error: &Error, key: Option<&str>) -> String {
     let full = error.without_snippet().to_string();
     let place = error.location().map(|at| format!("line {}, column {}: ", at.line(), at.column()));
-    // The path of nothing is a dot; a key that nobody knows is a question mark.
+    // An empty path is a dot; an unknown key is a question mark.
     let key = key.map(|key| key.trim_end_matches(['.', '?'])).filter(|key| !key.is_empty());
     let key = key.map(|key| format!("{key}: "));
-    // Told in front; and what the library would have its caller set is nobody's else.
+    // The place is put in front instead. The library's advice to its caller (`set ...`) is of no use to the
+    // operator.
     let message = full.split(" at line ").next().unwrap_or(&full);
     let message = message.split(", set ").next().unwrap_or(message);
     let message = plain(message);
@@ -69,11 +69,11 @@ fn plain(message: &str) -> &str {
     }
 }
 
-/// How messages about sizes in bytes end: nothing else is read so.
+/// How the library's messages about sizes in bytes end; no other values are read this way.
 const SIZES: [&str; 3] =
     [", expected integer overflow", ", expected parsable string", ", expected an integer or string"];
 
-/// Of an unknown field the known one that is nearly it.
+/// Returns the known field whose name is closest to an unknown one's.
 fn near(message: &str) -> Option<&str> {
     let (unknown, known) = message.strip_prefix("unknown field `")?.split_once("`, expected ")?;
     let known: Vec<&str> = known.trim_start_matches("one of ").split(", ").collect();

@@ -1,7 +1,7 @@
-//! `client_certs` and `upstream_proxy`: what of the way to upstream servers is the operator's to say.
+//! `client_certs` and `upstream_proxy`: what the operator decides about the way to upstream servers.
 //!
-//! Checked as they are read. Credentials are references; what they lead to is resolved by the command, and
-//! never stands here.
+//! Each value is checked by the method that returns it. Credentials are references here; the command resolves
+//! them, and the keys never appear here.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use proxy::route::{Exempt, Resolve};
 use redactor::Reference;
 use serde::{Deserialize, Serialize};
 
-/// A certificate that one upstream server is shown, and no other.
+/// A client certificate that is presented to one upstream server, and to no other.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientCert {
@@ -19,7 +19,8 @@ pub struct ClientCert {
     /// Its port.
     #[serde(default = "https")]
     pub port: u16,
-    /// The certificate and those between it and its root, a PEM file relative to this file.
+    /// A PEM file, relative to this file, with the certificate and the intermediate certificates up to its
+    /// root.
     pub cert: PathBuf,
     /// Reference to its private key, PEM: `file:` or `systemd:`.
     pub key: String,
@@ -30,7 +31,7 @@ fn https() -> u16 {
 }
 
 impl ClientCert {
-    /// Where it is shown.
+    /// Returns the server that the certificate is presented to.
     pub fn destination(&self) -> Result<Destination, String> {
         let host = Host::parse(&self.host).map_err(|e| {
             format!("client_certs: host '{}': {e}: name one host, without wildcard", self.host)
@@ -41,7 +42,7 @@ impl ClientCert {
         }
     }
 
-    /// Where its key is.
+    /// Returns the reference to its private key.
     pub fn key(&self) -> Result<Reference, String> {
         match Reference::parse(&self.key) {
             Ok(Reference::Env(_)) => Err(format!(
@@ -67,7 +68,7 @@ pub struct UpstreamProxy {
     /// What is reached without it: names, `.suffix`, addresses, networks.
     #[serde(default)]
     pub no_proxy: Vec<String>,
-    /// Who turns names into addresses.
+    /// Which side resolves names.
     #[serde(default)]
     pub resolve: Resolve,
 }
@@ -75,7 +76,7 @@ pub struct UpstreamProxy {
 impl UpstreamProxy {
     /// Its host and port.
     pub fn address(&self) -> Result<(Host, u16), String> {
-        // Never repeated: it may hold a password.
+        // The URL is never repeated in an error: it may hold a password.
         let wrong = |why: &str| {
             Err(format!(
                 "upstream_proxy: `url` {why}: write http://HOST:PORT, such as http://proxy.corp:3128"
@@ -98,7 +99,7 @@ impl UpstreamProxy {
         }
     }
 
-    /// Where its credential is.
+    /// Returns the reference to its credential.
     pub fn credential(&self) -> Result<Option<Reference>, String> {
         let parse = |text: &String| Reference::parse(text);
         self.credential

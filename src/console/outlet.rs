@@ -1,4 +1,4 @@
-//! How messages leave a process. Standard error may be stuck: Ctrl-S, a pager, a log's pipe that nobody
+//! How a process writes its messages. Standard error may block: Ctrl-S, a pager, a log's pipe that nobody
 //! reads.
 //!
 //! ```text
@@ -6,8 +6,8 @@
 //! the heart        waits a second once, then not at all until something is read again
 //! the supervisor   never waits: a queue, and one thread of its own that does
 //! ```
-//! What an agent provokes must not stop what guards it, or keeps the name of its sandbox. What finds no room
-//! is counted, and told of by the next message that finds some.
+//! Messages that an agent provokes must not block the processes that guard it or that hold its sandbox's
+//! name. Messages that find no room are counted, and the next one that finds room reports them.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -22,12 +22,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
-/// What the heart gives a reader that has stopped reading, in all.
+/// How long the heart waits, in all, for a reader that has stopped reading.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What waits for the supervisor's thread at most, in bytes.
+/// Bytes that may wait for the supervisor's thread.
 const WAITING_MAX: usize = 256 * 1024;
 
-/// How this process says what it says. A process that isn't told waits.
+/// How this process writes messages. Unset, it waits for the reader.
 static WAY: OnceLock<Way> = OnceLock::new();
 
 enum Way {
@@ -35,24 +35,24 @@ enum Way {
     Queued(Queue),
 }
 
-/// Has this process, and those forked from it, give up soon on a reader that doesn't read.
+/// Makes this process, and those forked from it, give up soon on a reader that doesn't read.
 pub fn wait_briefly() {
     let _already = WAY.set(Way::Briefly(Mutex::default()));
 }
 
-/// Has this process never wait for a reader: a thread does, which begins with the first message.
+/// Makes this process never wait for a reader: a thread does, which is started with the first message.
 pub fn queue() {
     let _already = WAY.set(Way::Queued(Queue::default()));
 }
 
-/// Waits until what was queued is out, but not for ever.
+/// Waits, `within` so long, until everything queued is written.
 pub fn flush(within: Duration) {
     if let Some(Way::Queued(queue)) = WAY.get() {
         queue.flush(within);
     }
 }
 
-/// Says a whole message.
+/// Writes a whole message.
 pub fn put(message: &[u8]) {
     match WAY.get() {
         // Nothing can be done about a closed standard error.
@@ -62,7 +62,7 @@ pub fn put(message: &[u8]) {
     }
 }
 
-/// As a writer: each write is a whole message.
+/// Standard error as a writer: each write is a whole message.
 #[derive(Debug)]
 pub struct Messages;
 
@@ -85,7 +85,7 @@ fn lost_in_words(lost: u64) -> Vec<u8> {
     super::worded(tracing::Level::WARN, &words).into_bytes()
 }
 
-/// What a process without threads knows of its reader.
+/// What a process without threads knows about its reader.
 #[derive(Default)]
 struct Brief {
     is_stuck: bool,
@@ -112,7 +112,7 @@ struct Queue {
 struct Waiting {
     messages: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// How many found no room after these.
+    /// How many messages after these found no room.
     lost: u64,
     has_writer: bool,
     is_writing: bool,
@@ -123,7 +123,8 @@ impl Waiting {
         self.messages.is_empty() && self.lost == 0 && !self.is_writing
     }
 
-    /// Where one was lost the next ones are, too: what is told of it stands in their place.
+    /// Queues a message. Once one was lost, the following ones are too: the note of the loss stands in their
+    /// place.
     fn add(&mut self, message: &[u8]) {
         if self.lost > 0 || self.bytes + message.len() > WAITING_MAX {
             self.lost = self.lost.saturating_add(1);
@@ -133,7 +134,7 @@ impl Waiting {
         }
     }
 
-    /// All that waits, as it is to be read.
+    /// Takes everything that waits, as one text, with the note of lost messages.
     fn take(&mut self) -> Vec<u8> {
         let lost = std::mem::take(&mut self.lost);
         self.bytes = 0;
@@ -148,13 +149,13 @@ impl Queue {
         waiting.add(message);
         if !waiting.has_writer {
             let write = move || self.write();
-            // Without a place for a thread the next message tries again.
+            // If no thread can be started, the next message tries again.
             waiting.has_writer = std::thread::Builder::new().name("messages".into()).spawn(write).is_ok();
         }
         self.changed.notify_all();
     }
 
-    /// The thread's work: the one place that waits for a reader.
+    /// Does the thread's work: the only place that waits for a reader.
     fn write(&self) {
         loop {
             let waiting = locked(&self.state);
@@ -180,7 +181,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes all of it, waiting for a reader until then.
+/// Writes the whole text, and waits for a reader until `by`.
 fn write_by(text: &[u8], by: Option<Instant>) -> Result<(), Errno> {
     let stderr = io::stderr();
     let door = Door::of(stderr.as_fd());
@@ -189,7 +190,7 @@ fn write_by(text: &[u8], by: Option<Instant>) -> Result<(), Errno> {
         wait_writable(door.fd(), by)?;
         match door.write(left) {
             Ok(written) => left = left.get(written..).unwrap_or_default(),
-            // Somebody else was quicker.
+            // Another writer was quicker.
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(error) => return Err(error),
         }
@@ -210,14 +211,15 @@ fn wait_writable(fd: BorrowedFd<'_>, by: Option<Instant>) -> Result<(), Errno> {
     }
 }
 
-/// Standard error, as it can be written without waiting. Its description is the operator's shell's too: that
-/// one's flags are left alone.
+/// Standard error, in a form that can be written without waiting. The open file description is shared with
+/// the operator's shell, so its flags are left alone.
 enum Door<'a> {
-    /// A pipe or terminal, opened anew.
+    /// A pipe or terminal, opened again with O_NONBLOCK.
     Own(OwnedFd),
-    /// Each call says that it doesn't wait.
+    /// A socket: each call passes MSG_DONTWAIT.
     Socket(BorrowedFd<'a>),
-    /// A file; or what another user has opened for us, of which a little is taken where anything is.
+    /// A file, or a pipe or terminal that can't be opened again, since another user opened it for us. It is
+    /// written in small pieces, only when it is ready.
     Shared(BorrowedFd<'a>),
 }
 
@@ -242,7 +244,7 @@ impl<'a> Door<'a> {
         match self {
             Self::Own(fd) => nix::unistd::write(fd, text),
             Self::Socket(fd) => send(fd.as_raw_fd(), text, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL),
-            // A pipe that takes anything takes so much (pipe(7)).
+            // A pipe that is writable has room for PIPE_BUF bytes (pipe(7)).
             Self::Shared(fd) => nix::unistd::write(fd, text.get(..PIPE_BUF).unwrap_or(text)),
         }
     }

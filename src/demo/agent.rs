@@ -1,7 +1,7 @@
-//! The demo's agent: a program that walks up to every wall and says what happened, one JSON object a line.
+//! The demo's agent: a program that tries every control and reports what happened, one JSON object per line.
 //!
-//! It runs inside the sandbox, as any agent would, with the environment as given and no knowledge of
-//! cofferdam beyond it. It must never be trusted: the tour compares what it says with the audit log.
+//! It runs inside the sandbox as any agent would, and knows nothing of cofferdam but the environment that it
+//! is given. It must never be trusted: the tour compares its report with the audit log.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 /// How long one attempt may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The pace of counting while cofferdam's parts are killed.
+/// The time between two numbers while it counts and cofferdam's parts are killed.
 const BEAT: Duration = Duration::from_millis(20);
-/// More of an answer than any of the demo's servers sends.
+/// Bytes that are read of an answer: more than any of the demo's servers sends.
 const ANSWER_MAX: u64 = 64 * 1024;
 
 /// One line of the agent's report.
@@ -52,7 +52,7 @@ fn tried(layer: &str, what: &str, meant_to_work: bool, result: Result<String, St
     tell(&Line::Tried { layer: layer.into(), what: what.into(), meant_to_work, worked, answer })
 }
 
-/// Meets every layer, then counts until its standard input ends.
+/// Tries every layer's controls, then counts until standard input ends.
 pub fn main() -> io::Result<()> {
     network()?;
     filesystem()?;
@@ -95,7 +95,7 @@ fn filesystem() -> io::Result<()> {
     tried(fs, "write /sandbox/notes", true, write("/sandbox/notes"))?;
     tried(fs, "read /etc/passwd", true, read("/etc/passwd"))?;
     tried(fs, "read /etc/shadow", false, read("/etc/shadow"))?;
-    // Opened for it and no more: where a wall is missing, that is told and nothing is broken.
+    // The file is only opened for writing: if a control is missing, that is reported, and nothing is damaged.
     let open = |path: &str| {
         let opened = std::fs::OpenOptions::new().write(true).open(path);
         opened.map(|_| "opened to be written".to_owned()).map_err(|e| e.to_string())
@@ -135,8 +135,8 @@ fn ordinary(uid: nix::unistd::Uid) -> Result<String, String> {
     if uid.is_root() { Err("it is root".into()) } else { Ok(format!("uid {uid}")) }
 }
 
-/// The kernel drops a signal to pid 1 from inside without an error, so what counts is that we are still there
-/// to say so.
+/// The kernel silently drops a signal that is sent to pid 1 from inside. So the proof is that this process
+/// still lives to report it.
 fn killed_init(sent: nix::Result<()>) -> Result<String, String> {
     Err(sent.map_or_else(|e| e.to_string(), |()| "the kernel dropped the signal".into()))
 }
@@ -186,7 +186,7 @@ fn direct(address: &str) -> Result<String, String> {
         let address: SocketAddr = address.parse().map_err(io::Error::other)?;
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        // It arrives at the proxy all the same: who answers says whether there was a way past it.
+        // The connection arrives at the proxy all the same: the answer shows whether there was a way past it.
         stream.write_all(b"GET / HTTP/1.1\r\nHost: past.bed.test\r\nConnection: close\r\n\r\n")?;
         let mut answer = Vec::new();
         stream.take(4096).read_to_end(&mut answer)?;
@@ -223,7 +223,7 @@ fn tunnel(target: &str) -> Result<TcpStream, String> {
     if status.contains(" 200") { Ok(stream) } else { Err(reason(&status, &body)) }
 }
 
-/// One request over TLS through the proxy; a status of 400 or more is a refusal.
+/// Sends one request over TLS through the proxy. A status of 400 or more is a refusal.
 fn fetch(host: &str, method: &str, path: &str, body: Option<&str>) -> Result<String, String> {
     let stream = tunnel(&format!("{host}:443"))?;
     let attempt = || -> anyhow::Result<(String, String)> {
@@ -278,7 +278,7 @@ fn head(reader: &mut impl BufRead) -> io::Result<(String, Option<u64>)> {
     }
 }
 
-/// A refusal in a person's words: the body's `detail` where it has one, else the status line.
+/// Returns the reason of a refusal for people: the body's `detail` if it has one, else the status line.
 fn reason(status: &str, body: &str) -> String {
     let detail = serde_json::from_str::<serde_json::Value>(body).ok().and_then(|v| {
         let by = v.get("layer").filter(|l| !l.is_null()).or(v.get("error"))?;

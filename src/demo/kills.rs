@@ -1,4 +1,4 @@
-//! The second half of the tour: every part of cofferdam killed, the agent counting on.
+//! The second half of the tour: every part of cofferdam is killed while the agent counts on.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -14,10 +14,10 @@ use super::{PATIENCE, WARM_UP};
 
 /// The actors, in the order in which they are killed.
 const ACTORS: &[&str] = &["proxy", "gateway", "policy", "redactor", "operator", "telemetry"];
-/// Numbers that must come after a part is back before the next one is killed.
+/// How many numbers must come after a part is back, before the next one is killed.
 const BREATH: u64 = 15;
 
-/// The agent's numbers as they arrive: what is missing, and how long it was silent.
+/// The agent's numbers as they arrive: how many are missing, and the longest pause.
 struct Count {
     lines: Receiver<String>,
     last: u64,
@@ -54,7 +54,7 @@ impl Count {
     }
 }
 
-/// Kills them all; gives how many numbers were missing, and how many parts did not come back.
+/// Kills every part. Returns how many numbers were missing, and how many parts did not come back.
 pub fn every_part(
     show: &Show,
     stage: &Stage,

@@ -1,5 +1,5 @@
-//! `cofferdam demo`: the tour. A private little internet, a sandbox in it, an agent that walks up to every
-//! wall, and then cofferdam's own parts killed one after another while the agent counts.
+//! `cofferdam demo`: the tour. A small private internet, a sandbox in it, and an agent that tries every
+//! control. Then cofferdam's own parts are killed one after another while the agent counts.
 //!
 //! Everything shown is real: the sandbox is started by the same `run` that a person types, the agent's words
 //! come through the redactor, and the parts are killed by `cofferdam crash` and SIGKILL. Nothing leaves the
@@ -20,8 +20,7 @@ use agent::Line;
 use show::Show;
 use stage::Stage;
 
-/// What the agent does, and counts to, inside the demo's sandbox. Nowhere else: what it tries is meant to
-/// fail.
+/// Runs the demo's agent, in a sandbox only: what it tries is meant to be refused. Returns the exit code.
 pub fn agent_main() -> u8 {
     if !in_a_cage() {
         fault(
@@ -35,19 +34,19 @@ pub fn agent_main() -> u8 {
     }
 }
 
-/// Whether this process is confined as an agent is: by a filter, without the way to new privileges, and with
-/// what agents trust in its place.
+/// Whether this process is confined as an agent is: by a seccomp filter, with no_new_privs, and with the
+/// directory of what agents trust in place.
 fn in_a_cage() -> bool {
     nix::sys::prctl::get_no_new_privs().unwrap_or(false)
         && ::agent::isolation::seccomp::is_loaded().unwrap_or(false)
         && std::path::Path::new(::agent::plan::RUN_DIR).is_dir()
 }
 
-/// How long the agent counts before the first part is killed, so that there is a before.
+/// How far the agent counts before the first part is killed, so that there is something to compare with.
 const WARM_UP: u64 = 10;
 
-/// Gives the tour; `keep` leaves its state directory. The exit code is 0 only when every verdict was as it
-/// should be and no number was missing.
+/// Runs the tour; with `keep`, its state directory stays. The exit code is 0 only if every verdict was as it
+/// should be, every part came back, no number was missing and the audit log is intact.
 pub fn demo(keep: bool) -> Outcome {
     let show = Show::new();
     let told = |e: anyhow::Error| Failure::refused(format!("demo: {e:#}"));
@@ -75,7 +74,7 @@ fn tour(show: &Show, stage: &mut Stage) -> anyhow::Result<bool> {
     Ok(surprises == 0 && gaps == 0 && lost == 0 && intact)
 }
 
-/// The agent at every wall; gives how many verdicts were not as they should be.
+/// Shows the agent's attempts. Returns how many verdicts were not as they should be.
 fn walls(
     show: &Show,
     stage: &Stage,
@@ -90,7 +89,7 @@ fn walls(
                     show.layer(&of)?;
                     layer = of;
                 }
-                // A token that came through whole would be a failed redaction, whatever the agent says.
+                // An unmasked token in the output means that redaction failed, whatever the agent reports.
                 let right = meant_to_work == worked && !answer.contains("ghp_a1B2");
                 surprises += usize::from(!right);
                 show.tried(&what, worked, right, &answer)?;

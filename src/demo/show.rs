@@ -1,12 +1,12 @@
-//! What the tour looks like: headings, one line a verdict, colours only on a terminal.
+//! The tour's output: headings, one line per verdict, colours only on a terminal.
 
 use std::io;
 
 use crate::console::{Paint, print, table};
 
-/// Columns that a line's first part gets before its verdict.
+/// The columns of a line's first part, before its verdict.
 const WIDTH: usize = 52;
-/// Longest answer that is shown of a refusal.
+/// How many characters of an answer are shown.
 const ANSWER: usize = 96;
 
 /// The screen.
@@ -16,7 +16,7 @@ pub struct Show {
 }
 
 impl Show {
-    /// On standard output.
+    /// Shows the tour on standard output.
     pub fn new() -> Self {
         Self { paint: Paint::stdout() }
     }
@@ -25,7 +25,7 @@ impl Show {
         print(&format!("{text}\n"))
     }
 
-    /// Before anything.
+    /// Prints the opening.
     pub fn opening(self) -> io::Result<()> {
         self.line(&self.paint.bold("cofferdam: an agent behind four layers that deny by default"))?;
         self.aside(
@@ -47,7 +47,7 @@ impl Show {
         self.line(&format!("  {what}{padding} {verdict}  {}{flag}", self.paint.dim(&answer)))
     }
 
-    /// Which rule decided what, as the audit log has it.
+    /// Prints which rule decided what, from the audit log.
     pub fn rules(self, decisions: &[Vec<String>]) -> io::Result<()> {
         self.layer("on record")?;
         for row in table(decisions).lines() {
@@ -56,7 +56,7 @@ impl Show {
         Ok(())
     }
 
-    /// A part was killed and came back.
+    /// Prints that a part was killed, and whether it came back.
     pub fn killed(
         self,
         part: &str,
@@ -81,7 +81,7 @@ impl Show {
         Ok(())
     }
 
-    /// The end.
+    /// Prints the overall result.
     pub fn verdict(self, surprises: usize, gaps: usize, lost: usize) -> io::Result<()> {
         let word = |n: usize, fine: &str, bad: &str| {
             if n == 0 { self.paint.good(fine) } else { self.paint.bad(&format!("{n} {bad}")) }
@@ -95,7 +95,7 @@ impl Show {
         self.line(&format!("  {}", word(lost, "every killed part came back", "parts did not come back")))
     }
 
-    /// A well or not so well ended check.
+    /// Prints the result of a check.
     pub fn check(self, good: bool, text: &str) -> io::Result<()> {
         let text = if good { self.paint.good(text) } else { self.paint.bad(text) };
         self.line(&format!("  {text}"))

@@ -15,7 +15,7 @@ use super::show::Show;
 const NAME: &str = "demo";
 /// The demo's policy: a file such as a person would write.
 const POLICY: &str = include_str!("policy.yaml");
-/// How often a condition is looked at again.
+/// How often a condition is checked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The stage. Dropping it removes its files.
@@ -25,7 +25,7 @@ pub struct Stage {
     world: bed::World,
 }
 
-/// The sandbox on it.
+/// The sandbox on the stage.
 pub struct Sandbox {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -134,7 +134,7 @@ impl Stage {
         Ok(self.ask_json(&["status", NAME, "--json"])?["supervisor_restarts"].as_u64().unwrap_or(0))
     }
 
-    /// Looks until a condition holds; one that can't be asked for the moment does not hold yet.
+    /// Waits up to [`PATIENCE`] until a condition holds; returns whether it does. An error counts as not yet.
     pub fn wait(&self, holds: impl Fn(&Self) -> anyhow::Result<bool>) -> bool {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
@@ -146,7 +146,7 @@ impl Stage {
         false
     }
 
-    /// What the audit log says about the network: verdict, what was asked, who asked, which rule.
+    /// Returns the audit log's network decisions: verdict, request, layer, policy, rule.
     pub fn decisions(&self) -> anyhow::Result<Vec<Vec<String>>> {
         let text = self.ask(&["audit", "show", NAME, "--json"])?;
         let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

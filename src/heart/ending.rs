@@ -1,5 +1,5 @@
-//! How a sandbox ends: every process gone, every file of the moment removed, one clear last message, the
-//! right code.
+//! How a sandbox ends: every process is gone, its sockets are removed, and one clear last message and the
+//! right exit code are left.
 
 use std::time::Duration;
 
@@ -13,37 +13,37 @@ use crate::failure::REFUSED;
 use crate::plan::slot;
 use crate::state::{BUILD_SOCKET, CONTROL_SOCKET};
 
-/// What a supervisor gets to write its last audit records and go.
+/// How long a supervisor may take to write its last audit records and exit.
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(3);
 
-/// The code and the last message of a sandbox.
+/// A sandbox's exit code and last messages.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ending {
     /// The exit code.
     pub code: u8,
-    /// What agents were refused.
+    /// A summary of what agents were refused.
     pub refused: Option<String>,
-    /// What the operator should know besides.
+    /// What else the operator should know.
     pub message: Option<String>,
 }
 
 impl Ending {
-    /// As the supervisor says.
+    /// The ending that the supervisor reported. A code that isn't an exit code becomes [`REFUSED`].
     pub fn with(exit_code: i32, message: Option<String>) -> Self {
         Self { code: u8::try_from(exit_code).unwrap_or(REFUSED), refused: None, message }
     }
 
-    /// cofferdam itself failed.
+    /// The ending of a sandbox in which cofferdam itself failed.
     pub fn failed(message: &str) -> Self {
         Self::with(REFUSED.into(), Some(message.into()))
     }
 
-    /// It was told to stop: 128 + SIGTERM.
+    /// The ending of a sandbox that was told to stop: 128 + SIGTERM.
     pub fn stopped(message: &str) -> Self {
         Self::with(143, Some(message.into()))
     }
 
-    /// Says the last messages and gives the code.
+    /// Prints the last messages and returns the exit code.
     pub fn tell(self) -> u8 {
         if let Some(refused) = &self.refused {
             warn(refused);
@@ -55,7 +55,8 @@ impl Ending {
     }
 }
 
-/// Waits for the supervisor, which ends by itself once the heart's channel closes, but not for ever.
+/// Waits for the supervisor, which exits by itself once the heart's channel closes. Kills it after
+/// [`SUPERVISOR_PATIENCE`].
 pub fn end_supervisor(supervisor: &Child) {
     if has_ended_within(supervisor, SUPERVISOR_PATIENCE) {
         reap(supervisor);
@@ -69,7 +70,7 @@ pub fn clean_state(slots: &Slots) {
     [CONTROL_SOCKET, BUILD_SOCKET].into_iter().for_each(|socket| remove(slots, socket));
 }
 
-/// Removes one of them.
+/// Removes one socket from the state directory.
 pub fn remove(slots: &Slots, socket: &str) {
     if let Some(state) = slots.find(slot::STATE) {
         let _ = unlinkat(state, socket, UnlinkatFlags::NoRemoveDir);

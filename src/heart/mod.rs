@@ -49,38 +49,41 @@ use supervisor::Running;
 use terminal::Terminal;
 use turn::Turn;
 
-/// Packets heard before a signal or a death has its turn: a supervisor in other hands could talk without end.
+/// How many packets are read before signals and deaths are looked at again: a compromised supervisor could
+/// send without end.
 const HEARD_AT_ONCE: usize = 64;
 
-/// What the command has prepared.
+/// What the command has prepared for the heart.
 pub struct Prepared {
     /// The plan.
     pub plan: Plan,
     /// The sandbox's pid 1, without its plan yet.
     pub init: NewInit,
-    /// What was made in the state directory: gone again if the sandbox doesn't start, and before the lock,
-    /// which is a slot.
+    /// What was made in the state directory. It is removed if the sandbox doesn't start, and before the lock,
+    /// which is a slot, is released.
     pub made: Made,
     /// Descriptors to keep from the start.
     pub slots: Slots,
-    /// What a service's builder is made with.
+    /// What the builder is made with. Only a service has one.
     pub builder: Option<Commission>,
-    /// The step clock.
+    /// The clock that times the steps of a start and of an end.
     pub steps: Steps,
 }
 
-/// Turns this process, the command, into the heart of a sandbox whose init is at work. What the command was
-/// started with is gone from its memory then, and every descriptor that isn't a slot.
+/// Turns this process, the command, into the heart of a sandbox whose init is already running. The arguments
+/// and environment that the command was started with are erased from its memory, and every descriptor that
+/// isn't a slot is closed.
 ///
 /// # Errors
-/// What kept the sandbox from starting; nothing is left of it.
+/// Why the sandbox could not start. Nothing is left of it then.
 pub fn begin(prepared: Prepared, signals: &HeldSignals) -> Result<Heart, String> {
-    // First of all: from here on every descriptor has an owner that is here.
+    // This comes first: from here on, every open descriptor has an owner in this process.
     let listener = prepared.builder.iter().map(|commission| commission.listener.as_fd());
     let kept = prepared.slots.iter().map(|(_, fd)| fd).chain(prepared.init.descriptors()).chain(listener);
     launch::close_all_but(&kept.collect::<Vec<_>>())
         .map_err(|e| format!("can't close what isn't ours: {e}"))?;
-    // A message that nobody reads would keep all that wait for us, and the name with its lock.
+    // A write to a standard error that nobody reads would block us for ever, and with us all who wait for us,
+    // and the name's lock.
     wait_briefly();
     Heart::of(prepared, signals)
 }
@@ -94,27 +97,28 @@ pub struct Heart {
     signals: SignalFd,
     pace: Pace,
     restarts: u32,
-    /// What supervisors have yet to put on record.
+    /// Events that no supervisor has recorded yet.
     news: News,
     interrupted: Option<Instant>,
     stop_by: Option<Instant>,
     terminal: Terminal,
-    /// How the sandbox will end, once the agents are over and init was killed.
+    /// How the sandbox will end. Set once the agents are over and init was killed.
     over: Option<Ending>,
-    /// What the next supervisor begins with.
+    /// The situation that the next supervisor starts in.
     beginning: Beginning,
-    /// Whether it was said that output is no longer kept.
+    /// Whether the operator was warned that output is no longer kept.
     dropped: bool,
-    /// A service's.
+    /// The builder. Only a service has one.
     builder: Option<Builder>,
-    /// Where there is a control group: whoever removes it if we can't, and the line by which it sees that.
+    /// Where there is a control group: the process that removes it if we are killed, and the channel whose
+    /// end tells it so.
     sweeper: Option<(Child, Wire)>,
-    /// Another cage, on its way.
+    /// A move to another cage that is under way.
     turn: Option<Turn>,
     steps: Steps,
 }
 
-/// What has happened, of all that the heart waits for.
+/// Which of the events that the heart waits for have happened.
 struct Ready {
     signalled: bool,
     packets: bool,
@@ -124,7 +128,7 @@ struct Ready {
     next_cage_died: bool,
 }
 
-/// What a supervisor's life came to.
+/// How the time with one supervisor ended.
 enum Life {
     /// It died; another may follow.
     Died,
@@ -136,13 +140,13 @@ enum Life {
 
 impl Heart {
     fn of(prepared: Prepared, signals: &HeldSignals) -> Result<Self, String> {
-        // Dropped from the last to the first: what was made is removed while the lock, a slot, is held.
+        // Locals are dropped in reverse order: `made` is removed while the lock, a slot, is still held.
         let Prepared { plan, mut slots, init, builder, made, steps } = prepared;
         agent::own::retitle(c"cofferdam: hrt", "cofferdam: heart")
             .map_err(|e| format!("can't take our environment out of memory: {e}"))?;
         let executable = launch::own_executable().map_err(|e| format!("can't open our own binary: {e}"))?;
         if let Some(state) = slots.find(slot::STATE) {
-            // The supervisor inherits it as its working directory: it need not be able to walk there.
+            // The supervisor inherits this working directory, so it needs no permission on the path to it.
             nix::unistd::fchdir(state).map_err(|e| format!("can't enter the state directory: {e}"))?;
         }
         let signals = signals.and(terminal::stops(plan.mode)).and_then(|held| held.descriptor());
@@ -151,11 +155,11 @@ impl Heart {
         let init = init.furnish(&plan.cage, inits_end).map_err(|e| e.to_string())?;
         slots.keep(Slot::new(slot::INIT), supervisors_end);
         slots.own_these();
-        // Before its limits are taken away.
+        // Init must end before its control group is removed.
         let end_init = |_: &String| {
             children::end_child(&init);
         };
-        // What it would leave if it were killed.
+        // The control group, which would be left behind if the heart were killed.
         let sweeper = init.cgroup.as_ref().map(|limits| {
             let sweep = |heart: Wire| {
                 limits.outlive(&heart);
@@ -172,7 +176,8 @@ impl Heart {
             begun.map_err(|e| format!("the builder: {e}")).inspect_err(end_init)
         });
         let builder = builder.transpose()?;
-        // Not before: what init gets takes more for a while, and the builder keeps more for good.
+        // Only after both have started: giving init what it needs takes privileges for a while, and the
+        // builder keeps some of them for good.
         agent::own::settle(Role::Heart { rooted: matches!(plan.cage.ids, Ids::Rooted { .. }) })
             .map_err(|e| e.to_string())
             .inspect_err(end_init)?;
@@ -201,7 +206,7 @@ impl Heart {
         })
     }
 
-    /// Stays until the sandbox ends, and gives its exit code.
+    /// Runs until the sandbox ends. Returns its exit code.
     pub fn live(mut self) -> u8 {
         loop {
             match self.start_supervisor() {
@@ -224,11 +229,11 @@ impl Heart {
         }
     }
 
-    /// Between two supervisors: waits, unless the sandbox ends.
+    /// Waits between two supervisors. Returns `Some` if the sandbox ends instead.
     fn alone(&mut self) -> Option<Ending> {
         match self.pace.died(Instant::now()) {
             Next::After(wait) => {
-                // Signals wait for whoever comes next.
+                // Signals stay pending until the next supervisor is there.
                 std::thread::sleep(wait);
                 None
             }
@@ -249,8 +254,8 @@ impl Heart {
         }
     }
 
-    /// Told to stop, it waits no longer: the next supervisor is started at once, is told so, and is the last
-    /// one tried.
+    /// Waits up to [`pace::PATIENT`]. If the sandbox is told to stop meanwhile, the wait ends: the next
+    /// supervisor is started at once, is told to stop, and is the last one tried.
     fn wait_patiently(&mut self) -> Option<Ending> {
         let until = Instant::now() + pace::PATIENT;
         while self.stop_by.is_none() && Instant::now() < until {
@@ -268,11 +273,11 @@ impl Heart {
             }
             while signalled && let Ok(Some(info)) = self.signals.read_signal() {
                 match Signal::try_from(info.ssi_signo as i32) {
-                    // Whoever interrupts a program that nobody supervises wants it to end.
+                    // With no supervisor to pass SIGINT on to, an interrupt means that the sandbox is to end.
                     Ok(Signal::SIGTERM | Signal::SIGINT) => self.must_stop(STOP_GRACE),
                     Ok(Signal::SIGTSTP) => self.stop_for_now(),
                     Ok(Signal::SIGCONT) => self.go_on(),
-                    // Others would be passed on: to nobody.
+                    // Other signals would be passed on, and there is no supervisor to pass them to.
                     _ => {}
                 }
             }
@@ -280,7 +285,7 @@ impl Heart {
         None
     }
 
-    /// Waits with a supervisor until it dies or the sandbox ends.
+    /// Serves a running supervisor until it dies, another cage is ready, or the sandbox ends.
     fn accompany(&mut self, running: &Running) -> Life {
         loop {
             let ready = match self.wait(running) {
@@ -288,7 +293,7 @@ impl Heart {
                 Err(error) => return Life::End(Ending::failed(&format!("poll: {error}"))),
             };
             if self.came_to_front() {
-                // Its size of now.
+                // The terminal may have another size by now.
                 running.tell(&ToSupervisor::Winch);
             }
             if ready.packets
@@ -328,9 +333,9 @@ impl Heart {
 
     fn wait(&self, running: &Running) -> nix::Result<Ready> {
         let when = |wanted| if wanted { PollFlags::POLLIN } else { PollFlags::empty() };
-        // Nobody waits for the death of an init that was killed on purpose.
+        // The death of an init that was killed on purpose is no event.
         let init = when(self.over.is_none() && !self.has_left_cage());
-        // What isn't there is nobody's: no event of it is wanted.
+        // A placeholder for descriptors that don't exist; no event of it is requested.
         let nobody = self.signals.as_fd();
         let builder = self.builder.as_ref().map_or(nobody, |builder| builder.wire.as_fd());
         let next = self.next_cage();
@@ -347,7 +352,7 @@ impl Heart {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error),
         }
-        // A hang-up counts as readable: it is read as the end it is.
+        // A hang-up counts as readable: the read then reports the end.
         let [signalled, packets, supervisor_died, init_died, built, next_cage_died] =
             fds.map(|fd| fd.any().unwrap_or(false));
         Ok(Ready { signalled, packets, supervisor_died, init_died, built, next_cage_died })
@@ -359,12 +364,12 @@ impl Heart {
         Ending::with(137, Some(message))
     }
 
-    /// Ends everything in order: the sandbox's processes, the supervisor, what lies in the state directory.
+    /// Ends everything in order: the sandbox's processes, the supervisor, the sockets in the state directory.
     fn end(mut self, ending: Ending, supervisor: Option<Running>) -> u8 {
         drop(std::mem::replace(&mut self.terminal, Terminal::NotOurs));
         self.steps.done("heart: hears of the end");
         self.end_builder();
-        // And with it (pid_namespaces(7)) every process of the sandbox.
+        // This kills every process of the sandbox too (pid_namespaces(7)).
         self.init.kill();
         if let Some(Running { child, wire, .. }) = supervisor {
             // The closed channel tells it that nothing is left to supervise.
@@ -372,11 +377,12 @@ impl Heart {
             ending::end_supervisor(&child);
         }
         self.steps.done("heart: supervisor gone");
-        // Side by side with the supervisor's end: both take a millisecond of the kernel's.
+        // Init was killed before the wait for the supervisor so that both end in parallel: each takes the
+        // kernel a millisecond.
         children::end_child(&self.init);
         let gone = children::has_ended(&self.init);
         drop(self.init.cgroup.take());
-        // Else something is left for it.
+        // If init isn't gone, the sweeper still has a control group to remove.
         if let Some((sweeper, _)) = self.sweeper.take().filter(|_| gone) {
             children::end_child(&sweeper);
         }
@@ -394,7 +400,7 @@ impl Heart {
     }
 }
 
-/// A millisecond later than asked, never earlier.
+/// The time-out for poll(2) that ends at `by`. A millisecond is added, so that it never ends early.
 fn timeout_at(by: Option<Instant>) -> PollTimeout {
     let Some(by) = by else { return PollTimeout::NONE };
     PollTimeout::try_from(by.saturating_duration_since(Instant::now()) + Duration::from_millis(1))

@@ -7,10 +7,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// A reader has room, or is gone.
+/// How long to wait for room in the socket's buffer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Sends `READY=1`, if anyone wants to hear it. Failing changes nothing here: systemd's own time-out judges.
+/// Sends `READY=1` to `socket`, if there is one. A failure is ignored: systemd's own time-out handles it.
 pub fn ready(socket: Option<&str>) {
     let Some(path) = socket else { return };
     let address = match path.strip_prefix('@') {
@@ -18,7 +18,7 @@ pub fn ready(socket: Option<&str>) {
         None => SocketAddr::from_pathname(path),
     };
     if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
-        // Who doesn't read isn't waited for.
+        // A receiver that doesn't read must not hold up the heart.
         let _ = socket.set_write_timeout(Some(PATIENCE));
         let _ = socket.send_to_addr(b"READY=1\n", &address);
     }

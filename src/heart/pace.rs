@@ -1,26 +1,26 @@
-//! How fast a dead supervisor is started again, and when the heart gives up. Pure: time is given, nothing
-//! waits here.
+//! How fast a dead supervisor is started again, and when the heart gives up. Pure: the time is an argument,
+//! and nothing waits here.
 //!
-//! A supervisor that dies after it was ready is restarted at once, then ever slower. Ten starts in a row that
-//! never became ready mean that a further one won't help soon. Where none ever was ready the sandbox ends
-//! with a clear last message: nothing runs in it. Where one was, agents run, and they are worth more than
-//! quiet: it is tried on, slowly, for as long as they are there, since what is in the way (a full disk, a
-//! file that was replaced) may be mended.
+//! A supervisor that dies after it was ready is restarted at once, then with exponential back-off. After ten
+//! starts in a row that never became ready, another is unlikely to help soon. If no supervisor was ever
+//! ready, the sandbox ends with a clear last message: nothing runs in it. If one was, agents run, and keeping
+//! them is worth the noise: the heart keeps trying, slowly, for as long as they exist, since the cause (a
+//! full disk, a file that was replaced) may be fixed.
 
 use std::time::{Duration, Instant};
 
-/// The wait before the first restart: none is owed to a supervisor that worked.
+/// The wait before the first restart: short, since the supervisor worked before.
 const FIRST: Duration = Duration::from_millis(5);
-/// The longest wait. The contract wants a killed supervisor back within a second.
+/// The longest wait. A killed supervisor is promised to be back within a second.
 const LONGEST: Duration = Duration::from_millis(400);
-/// A supervisor that was ready for this long starts over with the first wait.
+/// After a supervisor was ready for this long, the waits start over with [`FIRST`].
 const SETTLED: Duration = Duration::from_secs(2);
-/// Starts in a row that never became ready before the heart gives up, or turns patient.
+/// How many starts in a row may fail to become ready before the heart gives up or turns patient.
 const FRUITLESS_MAX: u32 = 10;
-/// The wait once it is patient.
+/// The wait between starts once the heart is patient.
 pub const PATIENT: Duration = Duration::from_secs(5);
 
-/// The pace of one sandbox's supervisor.
+/// The restart pace of one sandbox's supervisor.
 #[derive(Debug)]
 pub struct Pace {
     wait: Duration,
@@ -29,14 +29,14 @@ pub struct Pace {
     ever_ready: bool,
 }
 
-/// What to do about a death.
+/// What to do when a supervisor has died.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Start another after this long.
     After(Duration),
     /// Start another after [`PATIENT`]: nobody supervises meanwhile.
     Patiently {
-        /// It went faster until now.
+        /// Whether this is the first wait of this length.
         first: bool,
     },
     /// None was ever ready: end the sandbox.
@@ -56,7 +56,7 @@ impl Pace {
         self.ever_ready = true;
     }
 
-    /// Whether starts are far between by now: each is as fruitless as the one before.
+    /// Whether starts have slowed down to one per [`PATIENT`], because none became ready.
     pub fn is_patient(&self) -> bool {
         self.ever_ready && self.fruitless >= FRUITLESS_MAX
     }

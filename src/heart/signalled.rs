@@ -1,4 +1,4 @@
-//! Signals: which the heart judges, which it passes on, and the end of all patience.
+//! Signals: which ones the heart acts on, which it passes on, and when a stop takes too long.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -15,12 +15,12 @@ use crate::waits::STOP_SLACK;
 /// A second Ctrl-C within this time ends the sandbox without waiting for anyone.
 pub const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
 
-/// What such a sandbox ends with: 128 + SIGINT.
+/// The exit code of a sandbox that was interrupted twice: 128 + SIGINT.
 pub const INTERRUPTED: u8 = 130;
 /// And its last message.
 pub const INTERRUPTED_TWICE: &str = "interrupted twice: ended by force";
 
-/// Keeps the signals that the heart judges waiting for it.
+/// Blocks the signals that the heart handles, so that they stay pending until it reads them.
 pub fn hold_signals() -> io::Result<HeldSignals> {
     HeldSignals::hold(&[
         Signal::SIGINT,
@@ -45,7 +45,7 @@ impl Heart {
                 Signal::SIGTSTP => self.stop_for_now(),
                 Signal::SIGCONT => {
                     self.go_on();
-                    // Its size of now.
+                    // The terminal may have another size by now.
                     running.tell(&ToSupervisor::Winch);
                 }
                 Signal::SIGINT => {
@@ -56,17 +56,17 @@ impl Heart {
                     self.interrupted = Some(now);
                     match self.plan.mode {
                         Mode::Foreground { .. } => running.tell(&ToSupervisor::Signal(signal as i32)),
-                        // Nobody types to a service's agents: it is told to stop.
+                        // Nobody types to a service's agents: SIGINT tells the service to stop.
                         Mode::Service => self.stop(running),
                     }
                 }
-                // Of our own children, each of whom is waited for; and of a terminal that isn't ours at the
+                // SIGCHLD: every child is waited for by its pidfd. SIGTTOU: the terminal isn't ours at the
                 // moment.
                 Signal::SIGCHLD | Signal::SIGTTOU => {}
                 other => match self.plan.mode {
                     Mode::Foreground { .. } => running.tell(&ToSupervisor::Signal(other as i32)),
-                    // Meant for the service, not for its agents, which most of them would end. It knows this
-                    // one: read your file.
+                    // A signal is meant for the service, not for its agents, most of which it would end. The
+                    // service knows SIGHUP: read the policy file again.
                     Mode::Service if other == Signal::SIGHUP => {
                         running.tell(&ToSupervisor::Signal(other as i32));
                     }
@@ -77,13 +77,13 @@ impl Heart {
         None
     }
 
-    /// Has the supervisor stop the agents, but not for ever.
+    /// Tells the supervisor to stop the agents, and sets the time limit for that.
     fn stop(&mut self, running: &Running) {
         self.must_stop(STOP_GRACE);
         running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
     }
 
-    /// Sets the end of all patience. Being told again puts it off no further.
+    /// Sets the time after which the sandbox is ended by force. A repeated call never moves it later.
     pub(super) fn must_stop(&mut self, grace: Duration) {
         self.give_up_turn();
         let by = Instant::now().checked_add(grace.saturating_add(STOP_SLACK));

@@ -1,8 +1,8 @@
 //! Descriptors kept by name, so that a new supervisor gets what the last one had.
 //!
-//! How many of an agent's output pipes there are is in the hands of agents, which start anew and pass
-//! descriptors on; so they never have the places of what decides: the policy in force, what programs
-//! contained at first use, how often was guessed.
+//! How many output pipes there are is in the hands of the agents, which restart and pass descriptors on. So
+//! output pipes never take the places of the slots that decisions depend on: the policy in force, what
+//! programs contained at first use, how many guesses were made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,27 +11,27 @@ use agent::protocol::{MAX_SLOT_NAME, MAX_SLOTS, Slot};
 
 use crate::plan::{FORWARDS_MAX, slot};
 
-/// Places that output never has: forwards', and those of everything that has one name.
+/// Places that output pipes never take: those of the forwards, and of every slot with a fixed name.
 const NOT_FOR_OUTPUT: usize = FORWARDS_MAX + 64;
-/// Output pipes that are kept at most.
+/// How many output pipes are kept at most.
 const MAX_OUTPUT: usize = MAX_SLOTS - NOT_FOR_OUTPUT;
 
 /// The kept descriptors.
 #[derive(Debug)]
 pub struct Slots {
     kept: BTreeMap<Slot, OwnedFd>,
-    /// The heart's own: no supervisor replaces or releases one.
+    /// The slots that belong to the heart: no supervisor can replace or release them.
     own: BTreeSet<Slot>,
 }
 
 impl Slots {
-    /// None yet.
+    /// Returns an empty set of slots.
     pub fn new() -> Self {
         Self { kept: BTreeMap::new(), own: BTreeSet::new() }
     }
 
-    /// Keeps a descriptor; one of the same name is closed. False (and the descriptor closed) when all places
-    /// are taken that it may have.
+    /// Keeps a descriptor. One that was kept under the same name is closed. Returns false, and closes the
+    /// descriptor, if every place that it may have is taken.
     pub fn keep(&mut self, slot: Slot, fd: OwnedFd) -> bool {
         if !self.kept.contains_key(&slot) && !self.has_place(&slot) {
             return false;
@@ -51,18 +51,18 @@ impl Slots {
         self.kept.remove(slot);
     }
 
-    /// What is kept by now is the heart's own.
+    /// Marks everything kept so far as the heart's own.
     pub fn own_these(&mut self) {
         self.own = self.kept.keys().cloned().collect();
     }
 
-    /// As [`Slots::keep`], for a supervisor: false too for what isn't its own, and for a name that is too
-    /// long.
+    /// As [`Slots::keep`], for a supervisor. Returns false also for a slot of the heart's own, and for a name
+    /// that is too long.
     pub fn keep_for_supervisor(&mut self, slot: Slot, fd: OwnedFd) -> bool {
         slot.0.len() <= MAX_SLOT_NAME && !self.own.contains(&slot) && self.keep(slot, fd)
     }
 
-    /// As [`Slots::release`], for a supervisor, which has no say in what isn't its own.
+    /// As [`Slots::release`], for a supervisor. Ignores a slot of the heart's own.
     pub fn release_for_supervisor(&mut self, slot: &Slot) {
         if !self.own.contains(slot) {
             self.release(slot);

@@ -1,7 +1,8 @@
-//! One supervisor of many: started with every slot, heard, and missed.
+//! One supervisor in a succession of them: how it is started with every slot, how its packets are read, and
+//! what follows its death.
 //!
-//! Its packets are bounded and typed, and come from a process that may be in other hands: nothing of it is
-//! believed but what the heart can do without, and no packet keeps the heart from a signal or a death.
+//! Its packets are bounded and typed, and come from a process that may be compromised. The heart believes
+//! only what it can do without, and no packet keeps it from a signal or a death.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -20,14 +21,15 @@ use crate::children;
 use crate::console::warn;
 use crate::plan::slot;
 
-/// A packet to a supervisor that does not read is given up after this: its death will be seen soon.
+/// How long to try to send a packet to a supervisor that doesn't read: its death will be seen soon.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A supervisor that runs.
 pub(super) struct Running {
     pub(super) child: Child,
     pub(super) wire: Wire,
-    /// Whether it was said that a packet of it can't be read: one in other hands could send nothing else.
+    /// Whether the operator was warned of an unreadable packet: a compromised supervisor could send nothing
+    /// else.
     garbled: Cell<bool>,
 }
 
@@ -37,7 +39,8 @@ impl Running {
     }
 
     pub(super) fn tell_with(&self, message: &ToSupervisor, fds: &[BorrowedFd<'_>]) {
-        // A supervisor that is dying takes no messages; its successor gets everything anew.
+        // A failure is ignored: a dying supervisor takes no messages, and its successor is sent everything
+        // again.
         let _ = self.wire.send(message, fds, Some(SEND_PATIENCE));
     }
 }
@@ -71,24 +74,25 @@ impl Heart {
             beginning: self.beginning,
         });
         if self.beginning == Beginning::Sandbox {
-            // Whatever comes of it, agents may run by the time that another follows.
+            // Whatever becomes of this supervisor, agents may run by the time that another follows.
             self.beginning = Beginning::Succession;
         }
         if self.stop_by.is_some() {
-            // The one before was told to stop and died over it.
+            // The previous supervisor was told to stop and died before it had done so.
             running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
         }
         Ok(running)
     }
 
-    /// The supervisor's whole environment: where the operator's roots for upstream servers are, if they named
-    /// them.
+    /// The supervisor's whole environment: the files of root certificates that the operator named for
+    /// upstream servers, if any.
     fn environment(&self) -> Vec<CString> {
         let roots = self.plan.system_roots.iter();
         roots.filter_map(|path| CString::new(format!("SSL_CERT_FILE={}", path.display())).ok()).collect()
     }
 
-    /// Reads what the supervisor has sent so far, up to so many packets.
+    /// Reads what the supervisor has sent so far, up to `at_once` packets. Returns `Some` if that ends the
+    /// time with this supervisor.
     pub(super) fn hear(&mut self, running: &Running, at_once: usize) -> Option<Life> {
         for _ in 0..at_once {
             match running.wire.try_recv::<ToHeart>() {
@@ -122,7 +126,7 @@ impl Heart {
                 }
                 Ok(Packet { body: ToHeart::OnRecord, .. }) => {
                     self.news = News::default();
-                    // The next news are others, though they may read the same.
+                    // The next news are different events, though they may read the same.
                     self.slots.release(&Slot::new(slot::NEWS));
                 }
                 Ok(Packet { body: ToHeart::Steps(told), .. }) => {
@@ -134,12 +138,13 @@ impl Heart {
                 }
                 Ok(Packet { body: ToHeart::Finish { exit_code, refused, message }, .. }) => {
                     if self.over.is_some() {
-                        // Output is out and records are on disk: winding down would only take time.
+                        // All output was written and all records are on disk: an orderly exit would only take
+                        // time.
                         running.child.kill();
                     }
                     return Some(Life::End(Ending { refused, ..Ending::with(exit_code, message) }));
                 }
-                // Empty, or closed: its death is seen by its pidfd.
+                // Nothing to read, or closed. Its death is seen by its pidfd.
                 Err(WireError::NotReady | WireError::Closed) => return None,
                 Err(error) => {
                     if !running.garbled.replace(true) {
@@ -158,7 +163,7 @@ impl Heart {
             return life;
         }
         if self.is_turning() {
-            // What it had left to do, the next one finds undone: output lies in its pipes.
+            // The next supervisor does what this one left undone: output is still in its pipes.
             return Life::Turn;
         }
         let status = children::reap(&running.child);

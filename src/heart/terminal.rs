@@ -1,11 +1,12 @@
-//! The operator's terminal under `run -t`: raw while the agent has it, and itself again while the heart is
-//! stopped, for then a shell has it, and at the end.
+//! The operator's terminal under `run -t`: in raw mode while the agent has it, and restored while the heart
+//! is stopped (a shell has it then) and at the end.
 //!
-//! It is the heart's, which outlives supervisors: whatever happens, the terminal is restored. What is typed
-//! there the supervisor reads, and leaves alone while the heart is stopped or in the background
-//! (`compose::stdin`). From the background the heart leaves the terminal as it is: to change it there is to
-//! be stopped (termios(3), SIGTTOU), and one that is stopped hears of no end. It takes the terminal once a
-//! shell's `fg` has put it in front, of which nobody tells one that wasn't stopped.
+//! The heart owns it because the heart outlives supervisors: whatever happens, the terminal is restored. The
+//! supervisor reads what is typed there, except while the heart is stopped or in the background
+//! (`compose::stdin`). In the background the heart leaves the terminal as it is: changing it from there would
+//! stop the heart (termios(3), SIGTTOU), and a stopped heart notices no end. The heart takes the terminal
+//! once a shell's `fg` has put it in the foreground. It has to poll for that: a process that wasn't stopped
+//! gets no signal.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -18,22 +19,22 @@ use operator::client::RawTerminal;
 use super::Heart;
 use crate::plan::Mode;
 
-/// How often one in the background looks whether it is in front.
+/// How often a heart in the background checks whether it is in the foreground.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The operator's terminal, and who has it.
+/// Who has the operator's terminal.
 pub(super) enum Terminal {
-    /// It is none of the agent's, or none at all.
+    /// The agent doesn't use the terminal, or there is none.
     NotOurs,
-    /// Raw, and itself again when this is dropped.
+    /// We have it, in raw mode. Dropping this restores it.
     Taken(RawTerminal),
-    /// A shell's meanwhile: dropping this must change nothing of it. Empty as long as it was never ours.
+    /// A shell has it meanwhile: dropping this must not change it. `None` as long as we never had it.
     Lent(Option<ManuallyDrop<RawTerminal>>),
 }
 
-/// What the heart of such a sandbox hears besides, from before its terminal is raw: a stop from outside, and
-/// going on. (Of the keys Ctrl-Z goes inside.) And what would stop it if a shell took the terminal between
-/// its look and its change.
+/// The further signals that the heart of a sandbox with a terminal handles, from before the terminal is raw:
+/// a stop from outside, and its continuation. (A typed Ctrl-Z goes inside.) SIGTTOU is among them because it
+/// would stop the heart if a shell took the terminal between the heart's check and its change.
 pub(super) fn stops(mode: Mode) -> &'static [Signal] {
     match mode {
         Mode::Foreground { tty: true } => &[Signal::SIGTSTP, Signal::SIGCONT, Signal::SIGTTOU],
@@ -41,13 +42,13 @@ pub(super) fn stops(mode: Mode) -> &'static [Signal] {
     }
 }
 
-/// A terminal that isn't the one of our own session has no background.
+/// Whether another process group has the terminal. Never true of a terminal that doesn't control our session.
 fn is_in_background() -> bool {
     tcgetpgrp(io::stdin()).is_ok_and(|in_front| in_front != getpgrp())
 }
 
 impl Terminal {
-    /// That of a sandbox that has one, raw from here on, or once it is in front.
+    /// The terminal of a sandbox in this mode: raw at once, or as soon as the heart is in the foreground.
     pub(super) fn of(mode: Mode) -> Self {
         match mode {
             Mode::Foreground { tty: true } => Self::Lent(None).taken(),
@@ -55,7 +56,8 @@ impl Terminal {
         }
     }
 
-    /// Raw, of whatever somebody else may have made it; left alone in the background.
+    /// Takes the terminal: makes it raw, whatever settings another program has left. Leaves it alone from the
+    /// background.
     fn taken(self) -> Self {
         let before = match self {
             Self::NotOurs => return self,
@@ -67,7 +69,7 @@ impl Terminal {
         }
         match before.map(ManuallyDrop::into_inner) {
             Some(raw) => {
-                // Gone: then the SIGHUP is on its way.
+                // An error means that the terminal is gone: the SIGHUP is on its way.
                 let _ = raw.take_again();
                 Self::Taken(raw)
             }
@@ -75,7 +77,7 @@ impl Terminal {
         }
     }
 
-    /// As it was, for whoever has it next.
+    /// Restores the terminal for the program that has it next.
     fn lent(self) -> Self {
         match self {
             Self::Taken(raw) => {
@@ -88,19 +90,19 @@ impl Terminal {
 }
 
 impl Heart {
-    /// Stops as it was told, with the terminal given back.
+    /// Restores the terminal, then stops this process as SIGTSTP demands.
     pub(super) fn stop_for_now(&mut self) {
         self.terminal = std::mem::replace(&mut self.terminal, Terminal::NotOurs).lent();
-        // What comes next is the SIGCONT.
+        // Returns after the SIGCONT.
         let _ = raise(Signal::SIGSTOP);
     }
 
-    /// Takes the terminal again where it is in front.
+    /// Takes the terminal again if the heart is in the foreground.
     pub(super) fn go_on(&mut self) {
         self.terminal = std::mem::replace(&mut self.terminal, Terminal::NotOurs).taken();
     }
 
-    /// The same for one that waits for its terminal. Whether it has it now.
+    /// As [`Heart::go_on`], only if the heart waits for its terminal. Returns whether it has just taken it.
     pub(super) fn came_to_front(&mut self) -> bool {
         let has_waited = matches!(self.terminal, Terminal::Lent(_));
         if has_waited {
@@ -109,7 +111,7 @@ impl Heart {
         has_waited && matches!(self.terminal, Terminal::Taken(_))
     }
 
-    /// When it looks next whether it is in front.
+    /// When to check next whether the heart is in the foreground; `None` if it doesn't wait for its terminal.
     pub(super) fn look_by(&self) -> Option<Instant> {
         matches!(self.terminal, Terminal::Lent(_)).then(|| Instant::now() + LOOK)
     }

@@ -6,8 +6,8 @@
 //!        └─ failed, or the sandbox is to stop:       └─ the new init dies: the next supervisor starts them            with the new cage
 //!           its init is ended                           again in the old cage, if that is still there
 //! ```
-//! Until the new cage is proven the old one goes on as if nothing were; from then on the way leads to a next
-//! supervisor.
+//! Until the new cage is proven, the old one runs on undisturbed. From then on, a next supervisor follows in
+//! any case.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -26,11 +26,11 @@ use crate::plan::{STOP_GRACE, slot};
 use crate::state::BUILD_SOCKET;
 use crate::waits::STOP_SLACK;
 
-/// How far it is.
+/// How far a turn has come.
 pub enum Turn {
-    /// An init that has no cage yet, and may never have one.
+    /// The builder has begun: the init has no cage yet, and may never have one.
     Begun(Child),
-    /// The supervisor stops the agents for it.
+    /// The new cage is proven: the supervisor stops the agents for it.
     Under {
         /// The init of the cage that is ready.
         init: Child,
@@ -38,39 +38,39 @@ pub enum Turn {
         channel: OwnedFd,
         /// The sealed plan.
         plan: OwnedFd,
-        /// Who wants it.
+        /// The uid of the operator who wants the turn.
         uid: u32,
-        /// When the heart goes on by itself.
+        /// The time after which the heart no longer waits for the old supervisor.
         by: Instant,
         /// Whether the old init was ended.
         over: bool,
-        /// Whether the old supervisor has told everything that it had to.
+        /// Whether the old supervisor has finished: all its records are written.
         finished: bool,
     },
     /// The supervisor stops the agents for a cage that is gone.
     Back {
-        /// Who wanted it.
+        /// The uid of the operator who wanted the turn.
         uid: u32,
-        /// When the heart goes on by itself.
+        /// The time after which the heart no longer waits for the old supervisor.
         by: Instant,
-        /// Whether the old supervisor has told everything that it had to.
+        /// Whether the old supervisor has finished: all its records are written.
         finished: bool,
     },
     /// The next supervisor starts.
     Starting {
-        /// What the builder is told once it is ready.
+        /// What to tell the builder once that supervisor is ready.
         word: ToBuilder,
     },
 }
 
 /// How long the old supervisor may take to finish once its cage is gone.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-/// What the operator is told of agents that are back.
+/// What the operator is told when the agents were started again in the old cage.
 const BACK: &str = "the other cage's init ended before the agents were there (of memory or process limits?): they were started again where \
                     they were";
 
 impl Heart {
-    /// The agents are stopped for another cage: whatever ends now, another supervisor follows.
+    /// Whether the agents are being stopped for another cage. Whatever ends then, another supervisor follows.
     pub(super) fn is_turning(&self) -> bool {
         matches!(self.turn, Some(Turn::Under { .. } | Turn::Back { .. }))
     }
@@ -80,12 +80,13 @@ impl Heart {
         matches!(self.turn, Some(Turn::Under { .. }))
     }
 
-    /// Its init was ended on purpose.
+    /// Whether the old cage's init was killed for the turn, or ended by itself during it.
     pub(super) fn has_left_cage(&self) -> bool {
         matches!(self.turn, Some(Turn::Under { over: true, .. }))
     }
 
-    /// The init of the cage that the agents are to move to, as long as they can stay where they are.
+    /// The pidfd of the init that the agents are to move to, as long as the old cage is still there to go
+    /// back to.
     pub(super) fn next_cage(&self) -> Option<BorrowedFd<'_>> {
         match &self.turn {
             Some(Turn::Under { init, over: false, .. }) => Some(init.pidfd.as_fd()),
@@ -93,7 +94,7 @@ impl Heart {
         }
     }
 
-    /// When an ordered stop for a turn takes too long.
+    /// The time by which the ordered stop for a turn must be over.
     pub(super) fn turn_by(&self) -> Option<Instant> {
         match &self.turn {
             Some(Turn::Under { by, .. } | Turn::Back { by, .. }) => Some(*by),
@@ -120,8 +121,8 @@ impl Heart {
                 }
                 Err(WireError::NotReady) => return,
                 Err(error) => {
-                    // One that is under way needs no builder any more, and its agents are being stopped
-                    // already.
+                    // A turn that is further on needs no builder any more, and its agents are already being
+                    // stopped.
                     if matches!(self.turn, Some(Turn::Begun(_))) {
                         self.end_unused();
                     }
@@ -152,12 +153,12 @@ impl Heart {
         };
         let by = Instant::now() + STOP_GRACE + STOP_SLACK;
         self.turn = Some(Turn::Under { init, channel, plan, uid, by, over: false, finished: false });
-        // Of a move before this one: what is told of both may read the same.
+        // This slot may hold the news of an earlier move, and the news of both may read the same.
         self.slots.release(&Slot::new(slot::NEWS));
         running.tell(&ToSupervisor::Turn { uid });
     }
 
-    /// The agents are over: their init can go, while the last records are written.
+    /// The agents are over: kills the old init while the last records are being written.
     pub(super) fn old_cage_is_over(&mut self) {
         if let Some(Turn::Under { over, .. }) = &mut self.turn {
             *over = true;
@@ -165,7 +166,8 @@ impl Heart {
         }
     }
 
-    /// Its init ended by itself, and all agents with it: the supervisor has little time left to say so.
+    /// The old cage's init ended by itself, and all agents with it: the supervisor has [`LAST_WORDS`] to
+    /// finish.
     pub(super) fn old_cage_has_died(&mut self) {
         if let Some(Turn::Under { over, by, .. }) = &mut self.turn {
             *over = true;
@@ -173,7 +175,7 @@ impl Heart {
         }
     }
 
-    /// All records of the old cage's time are written.
+    /// Notes that all records of the old cage's time are written.
     pub(super) fn old_supervisor_has_finished(&mut self) {
         if let Some(Turn::Under { finished, .. } | Turn::Back { finished, .. }) = &mut self.turn {
             *finished = true;
@@ -184,7 +186,7 @@ impl Heart {
         matches!(self.turn, Some(Turn::Under { finished: true, .. } | Turn::Back { finished: true, .. }))
     }
 
-    /// The init of the next cage is gone before anybody was in it: agents go back to the old one.
+    /// The next cage's init died before any agent was in it: the agents go back to the old cage.
     pub(super) fn next_cage_died(&mut self) {
         if let Some(Turn::Under { uid, by, over: false, finished, .. }) = self.turn {
             warn(
@@ -195,10 +197,10 @@ impl Heart {
         }
     }
 
-    /// The sandbox is to stop: what is not in use yet never will be.
+    /// The sandbox is to stop: gives up the turn, and ends the init of a cage that isn't in use yet.
     pub(super) fn give_up_turn(&mut self) {
         if let Some(Turn::Under { over: true, .. } | Turn::Back { finished: true, .. }) = self.turn {
-            // Its supervisor has no more to do than for a stop, and no agent runs any more.
+            // The old supervisor does for this turn what it would do for a stop, and no agent runs any more.
             self.over = Some(Ending::with(0, None));
         }
         let is_awaited = !matches!(self.turn, None | Some(Turn::Begun(_)));
@@ -215,14 +217,15 @@ impl Heart {
         }
     }
 
-    /// The old supervisor has finished, is gone, or had its time: the next one starts, in the new cage where
-    /// there is one. Unless the sandbox ends: it was told to stop, and nothing is left to be stopped.
+    /// The old supervisor has finished, died, or used up its time: prepares the start of the next one, in the
+    /// new cage if there is one. Returns `Some` if the sandbox ends instead: it was told to stop, and nothing
+    /// is left to be stopped.
     pub(super) fn turn_over(&mut self, running: Running) -> Option<Ending> {
-        // Finished, it has nothing left to do; else it had its time. Before its line is closed: it would take
-        // that for our death, and remove what is there still.
+        // It has finished, or used up its time. It must end before its channel is closed: it would take the
+        // closed channel for our death, and remove what is still needed in the state directory.
         let how = children::end_child(&running.child);
         let mut finished = self.old_supervisor_is_through();
-        // Whoever was told that the sandbox stops was told so after this.
+        // Reads what it sent before it ended: it may have finished after all.
         while self.hear(&running, usize::MAX).is_some() {
             finished |= self.old_supervisor_is_through();
         }
@@ -231,7 +234,8 @@ impl Heart {
             self.supervisor_died(how);
         }
         if self.stop_by.is_some() {
-            // With it the turn was given up: the next supervisor stops what runs still.
+            // The turn was given up when the sandbox was told to stop: the next supervisor stops what still
+            // runs.
             return self.over.take();
         }
         let moved = |uid| Some(Moved { wanted_by: (!finished).then_some(uid) });
@@ -250,23 +254,23 @@ impl Heart {
         None
     }
 
-    /// The next supervisor starts in the new cage.
+    /// Makes the new cage the sandbox's cage, for the next supervisor to start in.
     fn enter(&mut self, init: Child, channel: OwnedFd, plan: OwnedFd) {
         children::end_child(&self.init);
         // The limits are the sandbox's, and the new init has been under them from its first step.
         let limits = self.init.cgroup.take();
         self.init = Child { cgroup: limits, ..init };
-        // What the old supervisor kept of its policy is no word on the new one's, and its init's numbers are
-        // no other's.
+        // The policy that the old supervisor kept doesn't hold for the new cage, and its init's process
+        // numbers mean nothing to another init.
         [slot::POLICY, slot::STOPPED].into_iter().for_each(|name| self.slots.release(&Slot::new(name)));
-        // There is room: both replace what was there.
+        // Neither can fail for want of room: both replace a kept descriptor.
         self.slots.keep(Slot::new(slot::PLAN), plan);
         self.slots.keep(Slot::new(slot::INIT), channel);
         self.beginning = Beginning::Cage;
         self.turn = Some(Turn::Starting { word: ToBuilder::Stands });
     }
 
-    /// A supervisor is ready.
+    /// A supervisor is ready: tells the builder how its turn ended, if there was one.
     pub(super) fn has_turned(&mut self) {
         if let Some(Turn::Starting { word }) = &self.turn {
             self.tell_builder(word);
@@ -280,11 +284,11 @@ impl Heart {
         }
     }
 
-    /// Ends the builder, and what it was building.
+    /// Ends the builder, and the init of the cage that it was building.
     pub(super) fn end_builder(&mut self) {
         let Some(builder) = self.builder.take() else { return };
         children::end_child(&builder.child);
-        // What it said last: an init that nobody knows of would be left.
+        // Reads its last messages: an init that it has only just reported would be left running.
         while let Ok(word) = builder.hear() {
             if let Word::Begun(init) = word {
                 self.turn = Some(Turn::Begun(init));
@@ -295,7 +299,7 @@ impl Heart {
 }
 
 impl Heart {
-    /// Collects what ended and is nobody's here: an init that the builder made, and that was gone before we
+    /// Reaps ended children that nothing here knows: an init that the builder made, and that ended before we
     /// were told of it.
     pub(super) fn reap_strangers(&self, running: &Running) {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
@@ -308,7 +312,7 @@ impl Heart {
             };
             let ours = [Some(&running.child), Some(&self.init), builder, next];
             if ours.into_iter().flatten().any(|child| child.pid == pid.as_raw()) {
-                // Seen by its pidfd, which leads to what its end means.
+                // Its pidfd reports this end, and the end is handled there.
                 return;
             }
             let _collected =
@@ -322,7 +326,7 @@ pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> 
     one.into_iter().chain(other).min()
 }
 
-/// Whether a time is there.
+/// Whether the time `by` has come. False without one.
 pub fn is_past(by: Option<Instant>) -> bool {
     by.is_some_and(|by| by.saturating_duration_since(Instant::now()) == Duration::ZERO)
 }

@@ -1,15 +1,16 @@
-//! Which pairs of dynamic user ids are taken, on the whole machine, by whatever state directory: a lock and
-//! records in the usual state directory of root, below which nobody else can make or hold anything.
+//! Records which pairs of dynamic user ids are taken on the whole machine, by sandboxes of any state
+//! directory. The lock and the records are in root's default state directory, in which only root can make or
+//! lock anything.
 //!
 //! ```text
 //! /var/lib/cofferdam/.choosing   locked while a rooted sandbox chooses or confirms its pair
 //! /var/lib/cofferdam/.ids/FIRST  the sandbox's directory that has this pair; true as long as that says so too
 //! /var/lib/cofferdam/.ids/FIRST.trial   locked while a trial has this pair, which no sandbox is there for
 //! ```
-//! Where that place is read-only (a container's root), the lock and the records are those of the state
-//! directory in use: then what other ones have chosen is seen by its processes alone. Never takes the word of
-//! a place that others may write to, nor waits for ever for whoever holds the first lock, nor deaf to a
-//! signal: one that is stopped would stop every start on the machine.
+//! If that place is read-only (a container's root), the lock and the records are those of the state directory
+//! in use: then pairs chosen from other state directories show only by their processes. Never trusts a place
+//! that others may write to. Never waits for the first lock without a limit, nor without heeding signals: a
+//! stopped process that holds it would stop every start on the machine.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -28,21 +29,20 @@ use crate::state::{files, open_lock};
 
 const CHOOSING: &str = ".choosing";
 const RECORDS: &str = ".ids";
-/// How long somebody else may choose: a choice takes milliseconds, and as many starts as there are wait for
-/// each other.
+/// How long to wait for the lock: a choice takes milliseconds, and all starts at a time wait for each other.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// After so long it is said what is waited for.
+/// After this time a message says what is being waited for.
 const SILENT: Duration = Duration::from_secs(2);
 /// How often the lock is tried.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
-/// Who has which pair; nobody else changes that as long as this is there.
+/// The records of all pairs, locked: no other process changes them as long as this exists.
 pub struct Pairs {
     records: PathBuf,
     _choosing: File,
 }
 
-/// Who has a pair already.
+/// What a pair is in use by.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Holder {
     /// The sandbox of this directory.
@@ -53,7 +53,7 @@ pub enum Holder {
     Trial,
 }
 
-/// A pair that no sandbox has, and that none gets as long as this is there.
+/// A pair that no sandbox has, and that none gets as long as this exists.
 #[derive(Debug)]
 pub struct Tried {
     path: PathBuf,
@@ -62,17 +62,18 @@ pub struct Tried {
 
 impl Drop for Tried {
     fn drop(&mut self) {
-        // Before the lock is let go: afterwards it may be another's.
+        // Removed before the lock is released: afterwards the file may be another trial's.
         let _left = fs::remove_file(&self.path);
     }
 }
 
 impl Pairs {
-    /// Waits until nobody else chooses: in the first of these places that can be written to.
+    /// Takes the lock in the first of these places that isn't read-only; waits while another process holds
+    /// it.
     ///
     /// # Errors
-    /// When none can, or others may write to one; [`io::ErrorKind::TimedOut`] when somebody chooses for too
-    /// long; [`io::ErrorKind::Interrupted`] when this process is asked to end meanwhile.
+    /// All places are read-only, or others may write to one; [`io::ErrorKind::TimedOut`] if another process
+    /// holds the lock for too long; [`io::ErrorKind::Interrupted`] if this process is asked to end meanwhile.
     pub fn locked(places: &[&Path]) -> io::Result<Self> {
         Self::locked_within(places, PATIENCE)
     }
@@ -93,8 +94,8 @@ impl Pairs {
     fn locked_in(place: &Path, patience: Duration) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o755).create(place)?;
         closed_to_others(&File::open(place)?, 0o022, "the directory")?;
-        // Open to nobody else: whoever may read a file, or a directory, can hold its lock for ever
-        // (flock(2)).
+        // The lock file must be closed to others: a process that may read a file or directory can hold its
+        // lock for ever (flock(2)).
         let choosing = open_lock(&place.join(CHOOSING))?;
         closed_to_others(&choosing, 0o077, CHOOSING)?;
         lock(&choosing, patience)?;
@@ -107,27 +108,28 @@ impl Pairs {
         Ok(Self { records, _choosing: choosing })
     }
 
-    /// Who else than the sandbox of this directory has the pair that begins with `first`.
+    /// Returns what holds the pair that begins with `first`, other than the sandbox of the directory
+    /// `besides`.
     pub fn holder(&self, first: u32, besides: &Path) -> Option<Holder> {
         let recorded = kept::read(&self.records.join(first.to_string())).ok().flatten();
         match recorded.map(|path| PathBuf::from(std::ffi::OsString::from_vec(path))) {
             Some(dir) if dir == besides => None,
             Some(dir) if chosen(&dir) == Some(first) => Some(Holder::Sandbox(dir)),
             _ if self.is_tried(first) => Some(Holder::Trial),
-            // One whose directory is elsewhere by now, or not to be seen from here.
+            // A sandbox whose directory has moved, or can't be seen from here, shows only by its processes.
             _ => runs(first).then_some(Holder::Processes),
         }
     }
 
-    /// Has a pair that nobody has kept for a trial, beyond the time that this is there.
+    /// Reserves a free pair for a trial. The reservation outlives this lock on the records.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] when it is another's already.
+    /// [`io::ErrorKind::WouldBlock`] if another trial has it already.
     pub fn try_out(&self, first: u32) -> io::Result<Tried> {
         let path = self.trial(first);
         let lock = open_lock(&path)?;
         lock.try_lock()?;
-        // Whoever had it has taken it away between our opening and our locking it.
+        // Its last holder may have removed the file between our opening and our locking it.
         match lock.metadata()?.nlink() {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok(Tried { path, _lock: lock }),
@@ -138,13 +140,13 @@ impl Pairs {
         self.records.join(format!("{first}.trial"))
     }
 
-    /// Whether a trial has the pair. What a killed one left goes.
+    /// Whether a trial has the pair. Removes what a killed trial left.
     fn is_tried(&self, first: u32) -> bool {
         let path = self.trial(first);
         path.symlink_metadata().is_ok() && self.try_out(first).is_err()
     }
 
-    /// Puts on record that the sandbox of this directory has the pair.
+    /// Records that the sandbox of this directory has the pair.
     pub fn record(&self, first: u32, dir: &Path) -> io::Result<()> {
         let record = self.records.join(first.to_string());
         let bytes = dir.as_os_str().as_bytes();
@@ -158,13 +160,13 @@ impl Pairs {
     }
 }
 
-/// The first id of the pair that a sandbox's directory says is its own.
+/// Returns the first id of the pair that a sandbox's own directory records.
 pub fn chosen(dir: &Path) -> Option<u32> {
     let text = kept::read(&dir.join(files::IDS)).ok().flatten()?;
     String::from_utf8(text).ok()?.trim().parse().ok()
 }
 
-/// Takes the lock within so long.
+/// Takes the lock, waiting up to `patience`.
 fn lock(choosing: &File, patience: Duration) -> io::Result<()> {
     let begun = Instant::now();
     let mut is_said = false;
@@ -189,8 +191,8 @@ fn lock(choosing: &File, patience: Duration) -> io::Result<()> {
     }
 }
 
-/// Who holds the lock of a file, as far as the kernel says (proc_locks(5)): whoever took it, and may have
-/// handed it on.
+/// Describes the holder of a file's lock, as far as the kernel reports it (proc_locks(5)): the process that
+/// took the lock, though it may have passed the descriptor on.
 fn by_whom(file: &File) -> String {
     let Ok(meta) = file.metadata() else { return String::new() };
     let it = format!("{:02x}:{:02x}:{}", major(meta.dev()), minor(meta.dev()), meta.ino());
@@ -201,7 +203,8 @@ fn by_whom(file: &File) -> String {
     })
 }
 
-/// `1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF`; whoever waits has a `->` behind the number.
+/// Returns the pid that holds a file's lock. A line reads `1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF`;
+/// a waiting process has a `->` after the number.
 fn holder_of(it: &str, locks: &str) -> Option<u32> {
     locks.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip(1);
@@ -218,8 +221,8 @@ fn closed_to_others(file: &File, bits: u32, what: &str) -> io::Result<()> {
     Err(io::Error::other(format!("{what} is open to others: it must be root's alone")))
 }
 
-/// Whether a process of either id of a pair runs (proc_pid_status(5): real, effective, saved and filesystem
-/// id).
+/// Whether a process runs under either id of a pair (proc_pid_status(5): real, effective, saved and
+/// filesystem id).
 pub fn runs(first: u32) -> bool {
     let of_pair = |id: &str| id.parse().is_ok_and(|id: u32| id == first || id == first + 1);
     fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {

@@ -1,5 +1,6 @@
-//! Files that the agents of every cage of a sandbox must have no hand in: those that decide about them, or
-//! they would decide themselves; and those that hold keys, or they would have them.
+//! Files that a sandbox's agents must not touch, in any of its cages. Agents that could change the files that
+//! decide about them would decide for themselves; agents that could read the files that hold keys would have
+//! the keys.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,15 +11,15 @@ use agent::plan::CagePlan;
 
 use crate::failure::Failure;
 
-/// The files of a sandbox, by absolute paths: for every cage that it will have.
+/// The files to keep apart from a sandbox's agents, by absolute paths, for every cage that it will have.
 #[derive(Debug)]
 pub struct Apart {
-    /// What decides about the agents, and what each is.
+    /// The files that decide about the agents, each with what messages call it.
     pub deciding: Vec<(&'static str, PathBuf)>,
-    /// What holds keys, by their references.
+    /// The files that hold keys, each with its reference.
     pub keys: Vec<(String, PathBuf)>,
-    /// The operator's roots for upstream servers, read again by each supervisor: nothing that a run has read
-    /// once and for all.
+    /// The operator's roots for upstream servers. Each supervisor reads them again, so even a run hasn't read
+    /// them once and for all.
     pub roots: Option<PathBuf>,
 }
 
@@ -26,7 +27,7 @@ impl Apart {
     /// Refuses a cage in which agents could read one of the keys, or change what decides about them.
     ///
     /// # Errors
-    /// Which file, and the mend.
+    /// Which file it is, and the remedy.
     pub fn keep_out(&self, cage: &CagePlan) -> Result<(), Failure> {
         let places = places(cage);
         self.keep_keys_out(&places)?;
@@ -60,7 +61,7 @@ impl Apart {
     }
 }
 
-/// How it is said that agents can change what decides about them.
+/// Returns the words for a file that decides about the agents, and that they can change.
 pub fn lies_within(what: &str, file: &Path) -> String {
     format!("{what} {} lies where the agent can change it", file.display())
 }
@@ -75,7 +76,7 @@ fn refuse_changeable(what: &str, file: &Path, places: &[Place]) -> Result<(), Fa
     }
 }
 
-/// Whether agents could change this file, or lead the way to it elsewhere.
+/// Whether agents could change this file, or redirect the path to it.
 ///
 /// # Errors
 /// Without a working directory.
@@ -83,8 +84,8 @@ pub fn is_changeable(file: &Path, places: &[Place]) -> Result<bool, Failure> {
     Ok(place_of(file, places.iter().filter(|place| place.writable))?.is_some())
 }
 
-/// The place of these in which a file lies, or anything on the way to it, link by link: a link there could be
-/// led elsewhere.
+/// Returns which of these places holds the file, or any part of the path to it, link by link: a link there
+/// could be redirected.
 fn place_of<'a>(
     file: &Path,
     places: impl Iterator<Item = &'a Place> + Clone,

@@ -1,7 +1,8 @@
-//! Where a sandbox's cages are built: everything about one that no policy says, so that the builder can build
-//! another later, in an hour or in months.
+//! Everything about a sandbox's cages that no policy says, so that the builder can build another one later,
+//! in an hour or in months.
 //!
-//! Its process has no environment by then, and another working directory: every path here is absolute.
+//! By then the builder's process has no environment and another working directory, so every path here is
+//! absolute.
 
 pub mod apart;
 pub mod other_root;
@@ -19,26 +20,26 @@ use crate::failure::Failure;
 use apart::Apart;
 use other_root::{Chosen, MOVES_NOT};
 
-/// See the module.
+/// What the builder needs to build further cages; see the module.
 #[derive(Debug)]
 pub struct Site {
     /// The directory of all sandboxes.
     pub state: PathBuf,
-    /// The sandbox's own.
+    /// The sandbox's own directory.
     pub dir: PathBuf,
     /// Another root than the host's, as it was named.
     pub root: Option<PathBuf>,
-    /// What the agents must have no hand in.
+    /// The files that the agents must not touch.
     pub apart: Apart,
-    /// Say nothing but errors.
+    /// Whether to print nothing but errors.
     pub quiet: bool,
 }
 
 impl Site {
-    /// The cage of another policy in the place of `before`.
+    /// Returns the plan of the cage that replaces `before` under another policy.
     ///
     /// # Errors
-    /// What a start under that policy is refused for; a writable root, which two cages can't share.
+    /// What a start under that policy would be refused for, or a writable root, which two cages can't share.
     pub fn cage(&self, before: &CagePlan, policy: &Policy) -> Result<CagePlan, Failure> {
         if before.root.as_ref().is_some_and(|root| root.overlay.is_some()) {
             return Err(Failure::refused(MOVES_NOT));
@@ -54,7 +55,7 @@ impl Site {
     }
 }
 
-/// A path as it stays, wherever the process that has it goes.
+/// Returns a path made absolute, so that it holds in any working directory.
 ///
 /// # Errors
 /// Without a working directory.
@@ -78,7 +79,7 @@ pub fn shape(
     Ok(())
 }
 
-/// Whether a plan can be carried out, as far as that can be told without trying.
+/// Checks whether a plan can be carried out, as far as that can be told without trying.
 ///
 /// # Errors
 /// Why not.

@@ -1,5 +1,5 @@
-//! `--root`: finds the directory, or has the pinned image unpacked once, and gives the sandbox a place for
-//! its changes where the policy lets it make any.
+//! `--root`: finds the directory, or has the pinned image unpacked once. Gives the sandbox a directory for
+//! its changes if the policy lets it make any.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,32 +15,32 @@ use crate::failure::Failure;
 use crate::site::overlay::Changes;
 use crate::site::places;
 
-/// What this machine always has and a small image may lack. A missing one shows nothing, so nothing is lost
-/// by it.
+/// Directories that this machine always has and a small image may lack. The policy's rules for them become
+/// optional: a missing one shows nothing, so no harm is done.
 const NOT_IN_EVERY_IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib"];
 
-/// What agents are told that would have to share an overlay.
+/// The refusal of a move that would have two cages share an overlay.
 pub const MOVES_NOT: &str = "agents that write to another root can't move from cage to cage: stop the sandbox, and start it with the new policy";
 
-/// For whom a root is chosen.
+/// What the choice of a root depends on.
 pub struct Chosen<'a> {
     /// The directory of all sandboxes.
     pub state: &'a Path,
-    /// Where what its agents write to a root goes. None where other agents may be at it: two cages can't
+    /// Where the agents' changes to a root go. `None` if other agents may be using them: two cages can't
     /// share an overlay (overlayfs, "upperdir in use").
     pub changes: Option<Changes<'a>>,
-    /// Who is who.
+    /// The ids of the sandbox's users.
     pub ids: Ids,
-    /// What no root may show.
+    /// The state that no root may show.
     pub hidden: &'a Hidden,
-    /// Where agents could write before.
+    /// Where the agents of earlier cages could write.
     pub before: &'a BTreeSet<PathBuf>,
-    /// Say nothing but errors.
+    /// Whether to print nothing but errors.
     pub quiet: bool,
 }
 
 impl Chosen<'_> {
-    /// The root that was named.
+    /// Finds the root that was named.
     pub fn locate(&self, named: &Path, paths: &mut Paths) -> Result<OtherRoot, Failure> {
         let (path, key, image) = match Wanted::parse(named).map_err(as_failure)? {
             Wanted::Directory(path) => {
@@ -78,7 +78,7 @@ impl Chosen<'_> {
         Ok(OtherRoot { path, image, overlay })
     }
 
-    /// As a workspace, a root must not hold state, or be some.
+    /// Refuses a root that holds cofferdam's state or lies in it, as for a workspace.
     fn shows_no_state(&self, root: &Path) -> Result<(), Failure> {
         self.hidden.seen_at(root).map_or(Ok(()), |state| {
             Err(Failure::refused(format!(
@@ -91,7 +91,8 @@ impl Chosen<'_> {
     }
 }
 
-/// Under what the changes to a directory lie: the same whatever cofferdam is built with.
+/// Returns the key under which the changes to a directory are kept. It is the same for every build of
+/// cofferdam.
 fn key(directory: &Path) -> String {
     let hash = hex::encode(Sha256::digest(directory.as_os_str().as_bytes()));
     format!("dir-{hash:.32}")

@@ -1,8 +1,9 @@
 //! A sandbox's own directory for what its agents change in another root: `STATE/NAME/root/KEY`, with an
 //! overlay's two halves in it.
 //!
-//! Made and given to the agents by descriptor, step by step: as root the gateway has a hand in `STATE/NAME`,
-//! and whatever it put there must not have something else change its owner.
+//! The directories are made, and given to the agents, by descriptor and step by step: if cofferdam was
+//! started as root, the user `gateway` can write to `STATE/NAME`, and nothing that it put there may make us
+//! change the owner of something else.
 
 use std::fs::File;
 use std::io;
@@ -19,22 +20,23 @@ use nix::unistd::geteuid;
 use crate::failure::Failure;
 use crate::state::files::ROOT;
 
-/// Where a sandbox keeps what is changed.
+/// Where a sandbox keeps its agents' changes to another root.
 #[derive(Clone, Copy)]
 pub struct Changes<'a> {
-    /// Its directory.
+    /// The sandbox's directory.
     pub dir: &'a Path,
-    /// The same, opened.
+    /// The same directory, opened.
     pub handle: &'a File,
-    /// Who is who.
+    /// The ids of the sandbox's users.
     pub ids: Ids,
 }
 
 impl Changes<'_> {
-    /// The directory for one root, which `key` stands for: over another one its changes mean nothing.
+    /// Makes and returns the directory for the changes to one root, which `key` stands for: over another root
+    /// they would mean nothing.
     ///
     /// # Errors
-    /// When it can't be made, or what stands there is not the sandbox's.
+    /// It can't be made, or what is there is not the sandbox's.
     pub fn over(&self, key: &str) -> Result<PathBuf, Failure> {
         let path = self.dir.join(ROOT).join(key);
         self.make(key)
@@ -54,7 +56,7 @@ impl Changes<'_> {
         self.give(&changes)
     }
 
-    /// Opens a directory there, made if need be: never what a link leads to.
+    /// Opens the directory `name` in `above`, and makes it if it doesn't exist. Never follows a link.
     fn directory(&self, above: &File, name: &str, mode: Mode) -> io::Result<File> {
         match mkdirat(above, name, mode) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -64,7 +66,7 @@ impl Changes<'_> {
         Ok(openat(above, name, flags, Mode::empty())?.into())
     }
 
-    /// Init may enter only what belongs to a user that it has mapped.
+    /// Gives a directory to the agents' user: init may enter only what belongs to a user that it has mapped.
     fn give(&self, directory: &File) -> io::Result<()> {
         match self.ids {
             Ids::Rooted { sandbox, .. } => fchown(directory, Some(sandbox.uid), Some(sandbox.gid)),

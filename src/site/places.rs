@@ -1,5 +1,6 @@
-//! Where a sandbox's agents could ever write: kept in its state directory from cage to cage and from start to
-//! start, since a link that one of them left there is still theirs when the policy has taken the place away.
+//! The places where a sandbox's agents could ever write. They are kept in its state directory from cage to
+//! cage and from start to start: a link that an agent left there is still the agent's after the policy has
+//! taken the place away.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -14,10 +15,10 @@ use crate::failure::Failure;
 use crate::kept;
 use crate::state::files;
 
-/// What the cages before have left.
+/// Returns where the agents of earlier cages could write.
 ///
 /// # Errors
-/// When that can't be told.
+/// The list can't be read, or isn't whole.
 pub fn before(dir: &Path) -> Result<BTreeSet<PathBuf>, Failure> {
     let path = dir.join(files::PLACES);
     let told = |why: String| {
@@ -35,7 +36,7 @@ pub fn before(dir: &Path) -> Result<BTreeSet<PathBuf>, Failure> {
     Ok(places.collect())
 }
 
-/// Where a path leads, through no link that could be theirs.
+/// Returns where a path leads. Follows no link that agents could have left.
 ///
 /// # Errors
 /// See [`links::follow`].
@@ -44,7 +45,7 @@ pub fn follow(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Astray
     links::follow(&std::path::absolute(path)?, &theirs)
 }
 
-/// Says that of a new sandbox: its agents could have left links in this directory alone.
+/// Writes the list of a new sandbox: its agents could have left links only in `workspace`.
 ///
 /// # Errors
 /// When that can't be kept.
@@ -54,8 +55,8 @@ pub fn begin(dir: &Path, workspace: &Path) -> Result<(), Failure> {
     kept::write(&path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))
 }
 
-/// Adds those of a cage, before anything runs in it: to what it knows, for the cages after it, and to what is
-/// kept.
+/// Adds the places of a cage before anything runs in it: to the cage's own list, which later cages take over,
+/// and to the list that is kept.
 ///
 /// # Errors
 /// When that can't be kept.
@@ -63,10 +64,11 @@ pub fn remember(dir: &Path, cage: &mut CagePlan) -> Result<(), Failure> {
     gather(dir, cage)?.keep()
 }
 
-/// As [`remember`], with what is to be kept not written yet: for whoever may still refuse to build the cage.
+/// As [`remember`], but returns what is to be kept instead of writing it: the caller may still refuse to
+/// build the cage.
 ///
 /// # Errors
-/// When what the cages before have left can't be told.
+/// The kept list can't be read, or isn't whole.
 pub fn gather(dir: &Path, cage: &mut CagePlan) -> Result<News, Failure> {
     let kept = before(dir)?;
     let places: BTreeSet<PathBuf> = kept.iter().cloned().chain(written(cage)).collect();
@@ -76,19 +78,19 @@ pub fn gather(dir: &Path, cage: &mut CagePlan) -> Result<News, Failure> {
     Ok(News { path: dir.join(files::PLACES), bytes })
 }
 
-/// Where agents of a cage can write, to be on record before anything runs in it.
+/// The list of places with those of a cage added. It must be kept before anything runs in that cage.
 #[must_use]
 pub struct News {
     path: PathBuf,
-    /// None where all of it is.
+    /// The list's text. `None` if the kept list has every place already.
     bytes: Option<Vec<u8>>,
 }
 
 impl News {
-    /// Puts it on record.
+    /// Writes the list.
     ///
     /// # Errors
-    /// When that can't be.
+    /// It can't be written.
     pub fn keep(self) -> Result<(), Failure> {
         let Some(bytes) = self.bytes else { return Ok(()) };
         kept::write(&self.path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", self.path.display())))

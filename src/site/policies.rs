@@ -1,5 +1,5 @@
-//! Which policy a command means: a built-in profile or a file, with presets on top, built in or files as
-//! well; read and checked.
+//! Finds, reads and checks the policy that a command means: a built-in profile or a file, with presets on top
+//! that are built in or files too.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,11 @@ use crate::plan::{PolicySource, PresetSource};
 /// A policy file larger than this is refused before it is parsed.
 pub const FILE_MAX: u64 = 4 << 20;
 
-/// What was typed or written about the policy.
+/// The choice of a policy, as typed or written in a file.
 pub struct Choice<'a> {
-    /// What it starts from; none: the profile that is meant where nobody names one.
+    /// What it starts from. `None`: the default profile.
     pub base: Option<Base<'a>>,
-    /// Built-in presets, and files.
+    /// Names of built-in presets, and paths of files.
     pub presets: Vec<String>,
 }
 
@@ -33,8 +33,8 @@ pub enum Base<'a> {
 }
 
 impl<'a> Base<'a> {
-    /// Of one place that may name either. None names both: the command line and the configuration file refuse
-    /// that.
+    /// Returns the base that one source names, which may name either. That it names both was refused before,
+    /// by the command line or the configuration file.
     pub fn named(profile: Option<&'a str>, file: Option<&'a Path>) -> Option<Self> {
         file.map(Self::File).or(profile.map(Self::Profile))
     }
@@ -65,7 +65,8 @@ fn preset(word: &str) -> Result<PresetSource, Failure> {
     Ok(PresetSource { name: (*name).to_owned(), text: (*text).to_owned(), file: None })
 }
 
-/// What is watched for changes: not what only this process can read, and only once.
+/// Returns the path to watch for changes. `None` for a descriptor, which only this process can read, and only
+/// once.
 fn watched(path: &Path) -> Result<Option<PathBuf>, Failure> {
     if given::is_descriptor(path) {
         return Ok(None);
@@ -73,7 +74,7 @@ fn watched(path: &Path) -> Result<Option<PathBuf>, Failure> {
     Ok(Some(std::path::absolute(path)?))
 }
 
-/// Reads a policy file, of a size that a policy can have.
+/// Reads a policy file of up to [`FILE_MAX`] bytes.
 pub fn read(path: &Path) -> Result<String, Failure> {
     let mend = format!(
         "name another, or write it: `cofferdam policy presets {} > {}` makes one to begin with",
@@ -83,7 +84,7 @@ pub fn read(path: &Path) -> Result<String, Failure> {
     given::read(path, FILE_MAX, &mend)
 }
 
-/// Reads, composes and compiles; every error is told at its place, warnings unless `quiet`.
+/// Composes and compiles a policy. Every error is reported at its place; warnings are printed unless `quiet`.
 pub fn check(source: &PolicySource, quiet: bool) -> Result<Candidate, Failure> {
     let candidate = load(source).map_err(|diagnostics| Failure::refused(render(&diagnostics)))?;
     if !quiet {
@@ -94,18 +95,18 @@ pub fn check(source: &PolicySource, quiet: bool) -> Result<Candidate, Failure> {
     Ok(candidate)
 }
 
-/// As [`check`], with the diagnostics as they are.
+/// As [`check`], but returns the diagnostics unrendered and prints nothing.
 pub fn load(source: &PolicySource) -> Result<Candidate, Diagnostics> {
     let presets = source.presets.iter().map(|preset| preset.preset().map(|(preset, _)| preset));
     Candidate::new(&source.name, &source.text, &presets.collect::<Result<Vec<_>, _>>()?)
 }
 
-/// Diagnostics for people: as rustc shows them, in colours on a terminal.
+/// Renders diagnostics for people: as rustc shows them, in colours on a terminal.
 pub fn render(diagnostics: &Diagnostics) -> String {
     diagnostics.render(Paint::stderr().on())
 }
 
-/// The policy's paths for the cage.
+/// Returns the policy's paths for the cage.
 pub fn paths(policy: &Policy) -> Paths {
     let filesystem = policy.filesystem();
     let rule = |rule: &policy::PathRule| PathRule { path: rule.path.clone(), optional: rule.optional };

@@ -1,11 +1,11 @@
-//! What is to be said of what a cage's agents reach, before anything runs in it.
+//! Warnings about what a cage's agents can reach, given before anything runs in it.
 
 use std::path::PathBuf;
 
 use agent::isolation::shown::{self, places};
 use agent::plan::{CagePlan, PathRule, WORKSPACE};
 
-/// What is to be said of sockets in what agents see, on which somebody of the host answers.
+/// Returns warnings about sockets that agents can see and on which a process of the host answers.
 pub fn answered(cage: &CagePlan) -> Vec<String> {
     let told = |socket: PathBuf| {
         let mend = "move it out of the workspace, or of what the policy shows, if they should not";
@@ -14,8 +14,8 @@ pub fn answered(cage: &CagePlan) -> Vec<String> {
     shown::answered(&places(cage)).into_iter().map(told).collect()
 }
 
-/// What is to be said of places in the workspace that the policy protects if they are there (`best_effort`),
-/// and that aren't.
+/// Returns warnings about paths in the workspace that the policy protects only if they exist (`best_effort`),
+/// and that don't exist.
 pub fn unprotected(cage: &CagePlan) -> Vec<String> {
     let is_missing = |rule: &&PathRule| {
         let inside = rule.path.strip_prefix(WORKSPACE).ok();

@@ -1,14 +1,14 @@
-//! A file → a sandbox. Everything is made beside the others, in a directory that no name of a sandbox leads
-//! to, and comes to its place by one rename: whoever is interrupted or killed before that leaves nothing that
-//! is used, and the next restore clears it away.
+//! Makes a sandbox from a file. Everything is made in a directory beside the sandboxes, under a name that no
+//! sandbox can have, and is moved into place by one rename. A restore that is interrupted or killed before
+//! that leaves nothing that is used, and the next restore removes its leftovers.
 //!
 //! ```text
 //! STATE/.restoring/.lock    held by the one restore that is at work; gone after it, as the directory is, if nothing else is left there
 //! STATE/.restoring/NAME/    what it makes: the sandbox's directory to be, claimed like one; NAME-2 where something of before won't go
 //! ```
-//! A file may be anybody's, so what it says is not believed where that would let something through: approvals
-//! come in force only where the operator says so, and the audit log and the agents' output of before are put
-//! aside as `earlier/`, never taken for this sandbox's own.
+//! A file may come from anyone, so nothing in it is believed that would allow something: approvals are put in
+//! force only if the operator says so, and the earlier audit log and agents' output are put aside as
+//! `earlier/`, never taken for this sandbox's own.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -30,16 +30,16 @@ use crate::kept;
 use crate::site::places;
 use crate::state::{Claim, Name, Root, files, is_still_at, open_lock};
 
-/// Beside the sandboxes: no name of one begins with a dot.
+/// The directory beside the sandboxes. No sandbox's name begins with a dot.
 const RESTORING: &str = ".restoring";
-/// In there; no name of a sandbox is this one.
+/// The lock in [`RESTORING`]. No sandbox can have this name.
 const LOCK: &str = ".lock";
-/// Names that are tried for what is made.
+/// How many names are tried for the directory that is filled.
 const MAX_TRIED: u32 = 100;
-/// The record of before, in a restored sandbox's directory.
+/// The directory with the earlier record, in a restored sandbox's directory.
 pub const EARLIER: &str = "earlier";
 
-/// What was made.
+/// The sandbox that was made.
 pub struct Brought {
     /// The sandbox's directory.
     pub dir: PathBuf,
@@ -47,7 +47,8 @@ pub struct Brought {
     pub approvals: bool,
 }
 
-/// Makes the sandbox `name` of a file that was looked at; `approvals`: with those that are in it.
+/// Makes the sandbox `name` from a file that was checked by [`super::look()`]. `approvals`: whether the
+/// approvals in the file are put in force.
 ///
 /// # Errors
 /// A sandbox of that name exists, the file changed since it was checked, or there is no space: then nothing
@@ -77,7 +78,7 @@ pub fn bring(
     fchown(&earlier, Some(nix::unistd::geteuid().as_raw()), Some(nix::unistd::getegid().as_raw()))
         .map_err(told_io)?;
     let state = fs::canonicalize(root.dir()).map_err(told_io)?;
-    // Whatever the links in it say: it was an agent that made them.
+    // The list of places is a new one, whatever links are in the workspace: an agent made them.
     places::begin(&coming.dir, &state.join(name.as_str()).join(files::WORKSPACE))?;
     ids::own(&coming, ids)?;
     nix::unistd::syncfs(&coming.handle).map_err(|e| told_io(e.into()))?;
@@ -87,7 +88,7 @@ pub fn bring(
     })?;
     let (lock, made) = coming.hand_over();
     made.keep();
-    // From here on it is a sandbox, and nobody starts it before this is done.
+    // From here on it is a sandbox. The lock keeps it from being started before it is synced.
     kept::settle(&dir).map_err(|e| {
         Failure::refused(format!(
             "'{name}' was restored completely, but may not survive a power failure: {e}"
@@ -97,7 +98,7 @@ pub fn bring(
     Ok(Brought { dir, approvals })
 }
 
-/// Nothing of that name may be there, not even an empty directory.
+/// Refuses a name that is taken, even by an empty directory.
 fn is_free(dir: &Path, name: &Name) -> Result<(), Failure> {
     match fs::symlink_metadata(dir) {
         Ok(_) => Err(taken(dir, name)),
@@ -113,15 +114,15 @@ fn taken(dir: &Path, name: &Name) -> Failure {
     ))
 }
 
-/// The one restore that is at work in a state directory.
+/// The one restore that may run in a state directory at a time.
 struct AtWork {
-    /// Where it makes what it makes.
+    /// The directory in which it makes the sandbox.
     root: Root,
     _lock: File,
 }
 
 impl AtWork {
-    /// Clears away what a killed one left.
+    /// Takes the lock, and removes what a killed restore left.
     fn begin(root: &Root) -> Result<Self, Failure> {
         let dir = root.dir().join(RESTORING);
         let told = |e: io::Error| {
@@ -134,7 +135,7 @@ impl AtWork {
         let lock = loop {
             match Self::locked(&dir) {
                 Ok(Some(lock)) => break lock,
-                // Another restore has just ended, and taken it away.
+                // Another restore has just ended, and removed the lock.
                 Ok(None) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     return Err(Failure::refused(format!(
@@ -150,7 +151,8 @@ impl AtWork {
         Ok(at_work)
     }
 
-    /// Makes the directory, if it isn't there, and takes its lock. `None` where it was taken away meanwhile.
+    /// Makes the directory, if it isn't there, and takes its lock. `None` if the lock file was removed
+    /// meanwhile.
     fn locked(dir: &Path) -> io::Result<Option<File>> {
         match DirBuilder::new().mode(0o700).create(dir) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
@@ -172,7 +174,7 @@ impl AtWork {
         Ok(is_still_at(&lock, &path).then_some(lock))
     }
 
-    /// A name of which there is nothing.
+    /// Returns a name that isn't taken in this directory.
     fn free(&self, name: &Name) -> Result<Name, Failure> {
         let is_free = |name: &Name| fs::symlink_metadata(self.root.instance(name)).is_err();
         (1..=MAX_TRIED).map(|n| name.numbered(n)).find(is_free).ok_or_else(|| {
@@ -183,7 +185,7 @@ impl AtWork {
         })
     }
 
-    /// All but the lock; tells what won't go.
+    /// Removes everything but the lock. Returns a message for each thing that can't be removed.
     fn clear(&self) -> Vec<String> {
         let dir = self.root.dir();
         let told = |path: &Path, e: io::Error| {
@@ -204,17 +206,18 @@ impl AtWork {
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        // What was put in its place is here no more. What can't be removed the next tells of.
+        // A sandbox that was moved into place is no longer here. The next restore reports what can't be
+        // removed.
         if self.clear().is_empty() {
-            // Still locked: whoever opened this lock finds that it is none any more, and whoever makes
-            // another keeps the directory.
+            // The lock is still held. A restore that has opened this lock file notices that it was removed;
+            // one that makes a new lock file keeps the directory from being removed.
             let dir = self.root.dir();
             let _left = fs::remove_file(dir.join(LOCK)).and_then(|()| fs::remove_dir(dir));
         }
     }
 }
 
-/// A directory to fill, and whose it is to be.
+/// Makes a directory to fill, owned by `user`.
 fn made(coming: &Claim, name: &str, user: Id) -> io::Result<File> {
     let path = coming.dir.join(name);
     DirBuilder::new().mode(0o700).create(&path)?;
@@ -231,7 +234,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Into an empty directory of this user's.
+    /// Unpacks the member into an empty directory, in a confined process of this user's.
     fn unpack(self, user: Id, into: &File) -> Result<(), Failure> {
         let Self { file, what: (name, member, select), meter } = self;
         let reach = Reach {
@@ -253,7 +256,8 @@ impl Source<'_> {
     }
 }
 
-/// Takes what the sandbox goes on with out of its earlier record; true where approvals are among it.
+/// Moves the files that the sandbox goes on with out of its earlier record. Returns whether approvals are
+/// among them.
 fn sort(earlier: &Path, dir: &Path, approvals: bool) -> io::Result<bool> {
     let mut are_there = false;
     for entry in fs::read_dir(earlier)? {
@@ -264,7 +268,8 @@ fn sort(earlier: &Path, dir: &Path, approvals: bool) -> io::Result<bool> {
             true => fs::remove_file(earlier.join(name))?,
             false => {
                 fs::rename(earlier.join(name), dir.join(name))?;
-                // Whatever mode it was said to have: who goes on with it must be able to, and nobody else.
+                // Whatever mode the archive says: the user who goes on with the file must be able to use it,
+                // and nobody else.
                 fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o600))?;
             }
         }
@@ -287,7 +292,7 @@ mod tests {
             assert!(AtWork::begin(&root).is_err());
             drop(first.root.claim(&Name::parse("other").unwrap(), "--name").unwrap());
         }
-        // As one that was killed leaves it.
+        // As a killed restore leaves it.
         DirBuilder::new().mode(0o700).create(state.path().join(RESTORING)).unwrap();
         fs::create_dir_all(left.join("workspace/shut/below")).unwrap();
         fs::set_permissions(left.join("workspace/shut"), fs::Permissions::from_mode(0o000)).unwrap();
@@ -329,7 +334,7 @@ mod tests {
         let at_work = AtWork::begin(&Root::locate(Some(state.path())).unwrap()).unwrap();
         let lock = Name::parse("lock").unwrap();
         assert_eq!(at_work.free(&lock).unwrap(), lock);
-        // Something of before that didn't go.
+        // A leftover that can't be removed.
         fs::create_dir(at_work.root.instance(&lock)).unwrap();
         let free = at_work.free(&lock).unwrap();
         assert_eq!(free, lock.numbered(2));

@@ -1,5 +1,5 @@
-//! A file, judged to its last byte by a process that may do nothing else, before anything is made of it: what
-//! it says of itself, and what it would have a sandbox trust.
+//! Checks a file to its last byte, in a process that may do nothing else, before anything is made from it.
+//! Returns its manifest, and what it would have a sandbox trust.
 
 use std::fs::File;
 
@@ -15,29 +15,29 @@ use super::manifest::{Manifest, Origin};
 use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, failure, keeper, mended, reads, records};
 use crate::failure::Failure;
 
-/// Answers that a file may bring: a book has no more (docs/limits.md).
+/// How many approvals a file may contain: a sandbox's book holds no more (docs/limits.md).
 const MAX_ANSWERS: usize = 256;
-/// Characters of all of them: the process that judges may not say more.
+/// Characters of all approvals together: the checking process may not return more.
 const MAX_ANSWERED: usize = 3 << 20;
-/// Characters of a name in a manifest.
+/// Bytes of a name in a manifest at most.
 const MAX_SHOWN: usize = 200;
 
 /// What a file holds.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Found {
-    /// What it says of itself.
+    /// The manifest.
     pub manifest: Manifest,
-    /// The approvals for good in it, a line each.
+    /// The approvals for good, one line each.
     pub approvals: Vec<String>,
-    /// How many counts of budgets, if they were kept.
+    /// The number of counts of budgets, if the file has any.
     pub budgets: Option<usize>,
 }
 
-/// Reads it all, unless what is in it is said to come to more than `most` bytes.
+/// Reads the whole file, unless its manifest says that its content comes to more than `most` bytes.
 ///
 /// # Errors
-/// When it is not what [`super::make()`] makes, or more than may be.
+/// It isn't what [`super::make()`] makes, or it is too large.
 pub fn look(file: &File, ids: Ids, most: u64, meter: Meter) -> Result<Found, Failure> {
     let said = confine::run(keeper(ids), reads(file), || {
         let found = judge(file, most, meter).map_err(mended)?;
@@ -61,7 +61,7 @@ fn judge(file: &File, most: u64, meter: Meter) -> Result<Found, SnapshotError> {
     if ![&manifest.name, &manifest.made, &manifest.cofferdam].iter().all(|text| legible(text)) {
         return Err(SnapshotError::Refused("its manifest has an invalid name".into()));
     }
-    // Before anything is decompressed: what it may come to is what it says.
+    // Checked before anything is decompressed: no more is unpacked than the manifest says.
     if manifest.charged() > most {
         let all = manifest.charged();
         return Err(SnapshotError::NoRoom { path: "all that it says of itself".into(), all, most });
@@ -90,7 +90,7 @@ fn judge(file: &File, most: u64, meter: Meter) -> Result<Found, SnapshotError> {
     Ok(Found { manifest, approvals, budgets })
 }
 
-/// As the gateway reads them that would go on with them.
+/// Counts them with the gateway's own reader, which would go on with them.
 fn counts(bytes: &[u8]) -> Result<usize, SnapshotError> {
     gateway::budgets::how_many(bytes).map_err(|e| {
         let file = gateway::budgets::FILE;
@@ -101,7 +101,7 @@ fn counts(bytes: &[u8]) -> Result<usize, SnapshotError> {
 fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {
     let kept: Kept = serde_json::from_slice(bytes)
         .map_err(|e| SnapshotError::Refused(format!("its approvals can't be read: {e}")))?;
-    // Whoever counts on from there must not come to an end.
+    // New ids are counted upwards from the highest, and must not overflow.
     if kept.highest() > u64::MAX / 2 {
         return Err(SnapshotError::Refused("its approvals have ids out of range".into()));
     }

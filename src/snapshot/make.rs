@@ -1,6 +1,6 @@
-//! A stopped sandbox → a file. Its claim is held meanwhile, so nobody starts it; each tree is read by a
-//! process that is the user whose files they are, and may read nothing else. What was written is read back
-//! before it has a name.
+//! Makes a file from a stopped sandbox. The sandbox's claim is held meanwhile, so that it can't be started.
+//! Each tree is read by a process that runs as the user who owns the files, and may read nothing else. What
+//! was written is read back before the file gets its name.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -27,41 +27,41 @@ use crate::site::places;
 use crate::start::workspace;
 use crate::state::{Claim, Name, Root, files};
 
-/// What is wanted.
+/// What to make a snapshot of, and where.
 pub struct Wanted<'a> {
-    /// Whose snapshot.
+    /// The sandbox's name.
     pub name: &'a Name,
-    /// The file; none: one of a name with the time in it, in the working directory.
+    /// The file. `None`: a file in the working directory, with the time in its name.
     pub file: Option<&'a Path>,
-    /// The agent's files, where they are not in the sandbox's own directory.
+    /// The directory with the agent's files, if they are not in the sandbox's own directory.
     pub workspace: Option<&'a Path>,
-    /// The most that all in it may come to.
+    /// Bytes that the content may come to at most.
     pub most: u64,
-    /// How far it is.
+    /// Called with the progress.
     pub meter: Meter,
 }
 
-/// What was made.
+/// The snapshot that was made.
 pub struct Made {
     /// The file.
     pub file: PathBuf,
-    /// How many bytes it has.
+    /// Its size in bytes.
     pub size: u64,
-    /// What it says of itself.
+    /// Its manifest.
     pub manifest: Manifest,
-    /// What isn't in it, and should be known.
+    /// What the operator should know isn't in it, one line each.
     pub missing: Vec<String>,
 }
 
-/// Makes it.
+/// Makes a snapshot.
 ///
 /// # Errors
-/// The sandbox runs, or there is none; more than may be; what can't be read or written. Then there is no
-/// file, but for the last error of [`Place::publish`].
+/// The sandbox runs or doesn't exist, its content is too large, or something can't be read or written. Then
+/// there is no file, except after the last error of [`Place::publish`].
 pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
     let claim = claim(root, wanted.name)?;
     let ids = ids::choose(&claim)?;
-    // As a start does: from then on the gateway may look into the directory.
+    // As a start does: this lets the gateway's user into the directory.
     ids::own(&claim, ids)?;
     let before = places::before(&claim.dir)?;
     let files = match wanted.workspace {
@@ -106,7 +106,7 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
     Ok(Made { file: place.publish()?, size, manifest, missing })
 }
 
-/// Of one that is there and doesn't run.
+/// Claims a sandbox that exists and doesn't run.
 fn claim(root: &Root, name: &Name) -> Result<Claim, Failure> {
     let dir = root.enter(name)?;
     if !dir.join(files::LOCK).exists() {
@@ -123,8 +123,8 @@ fn claim(root: &Root, name: &Name) -> Result<Claim, Failure> {
     root.claim(name, "NAME")
 }
 
-/// The file, through no link that its agents could have made, and nowhere that they write: it has more in it
-/// than they may see.
+/// Returns the path of the file. It leads through no link that the agents could have made, and isn't in a
+/// place where they can write: the file holds more than they may see.
 fn destination(
     claim: &Claim,
     wanted: &Wanted<'_>,
@@ -163,19 +163,19 @@ fn destination(
     }
 }
 
-/// The agent's files.
+/// The directory with the agent's files.
 struct Files {
     origin: Origin,
-    /// Their directory, opened.
+    /// The directory, opened.
     dir: File,
-    /// Where that is.
+    /// Its real path.
     real: PathBuf,
-    /// Whose they are on disk, and so who reads them.
+    /// The user who owns the files on disk, and as whom they are read.
     user: Id,
 }
 
 impl Files {
-    /// In the sandbox's own directory, if they are there.
+    /// Opens the workspace in the sandbox's own directory, if there is one.
     fn own(claim: &Claim, ids: Ids) -> Result<Option<Self>, Failure> {
         let path = claim.dir.join(files::WORKSPACE);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -188,7 +188,7 @@ impl Files {
         Ok(Some(Self { origin: Origin::Own, dir, real, user: owner(ids) }))
     }
 
-    /// In a directory that is named; what can't be a workspace is none here either.
+    /// Opens a named directory. What a start refuses as a workspace is refused here too.
     fn named(
         named: &Path,
         claim: &Claim,

@@ -1,23 +1,23 @@
-//! What a snapshot says of itself: a small JSON text with a version, understood whole or refused.
+//! A snapshot's manifest: a small JSON text with a version. It is understood completely or refused.
 
 use agent::snapshot::container::Part;
 use agent::snapshot::{Amount, LeftOut, Packed, SnapshotError};
 use serde::{Deserialize, Serialize};
 
-/// The form of the file. A change that an older cofferdam would misread makes it another.
+/// The version of the file's format. A change that an older cofferdam would misread gets another number.
 const FORMAT: u32 = 1;
 
-/// See the module.
+/// A snapshot's manifest; see the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// The form of the file.
     format: u32,
-    /// Whose work it is: cofferdam's version.
+    /// The version of the cofferdam that made it.
     pub cofferdam: String,
     /// The sandbox's name.
     pub name: String,
-    /// When, as RFC 3339 has it.
+    /// When it was made, as RFC 3339 writes it.
     pub made: String,
     /// Where the agent's files were.
     pub origin: Origin,
@@ -35,7 +35,7 @@ pub enum Origin {
     Own,
     /// One that was named with `--workspace`.
     Named,
-    /// None: they lie elsewhere, and are not in it.
+    /// None: the agent's files are elsewhere, and not in the snapshot.
     Elsewhere,
 }
 
@@ -43,7 +43,7 @@ pub enum Origin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Member {
-    /// As it lies in the file.
+    /// The member as it is stored in the file.
     pub stored: Part,
     /// What it unpacks to.
     pub holds: Amount,
@@ -52,7 +52,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// What was packed.
+    /// Describes a member that was just packed.
     pub fn new((stored, Packed { amount, left_out }): (Part, Packed)) -> Self {
         Self { stored, holds: amount, left_out }
     }
@@ -64,7 +64,7 @@ struct Form {
 }
 
 impl Manifest {
-    /// Of what was just packed.
+    /// Makes the manifest of what was just packed.
     pub fn new(name: &str, origin: Origin, state: Member, workspace: Option<Member>) -> Self {
         Self {
             format: FORMAT,
@@ -77,12 +77,12 @@ impl Manifest {
         }
     }
 
-    /// Bytes of all files in it.
+    /// Returns the bytes of all files in the snapshot.
     pub fn bytes(&self) -> u64 {
         self.sum(|amount| amount.bytes)
     }
 
-    /// What it counts as where there is a bound.
+    /// Returns what the content counts as against a limit.
     pub fn charged(&self) -> u64 {
         self.sum(Amount::charged)
     }
@@ -92,7 +92,7 @@ impl Manifest {
             .saturating_add(self.workspace.as_ref().map_or(0, |workspace| of(&workspace.holds)))
     }
 
-    /// What was left out of it, or isn't as it was, a line each.
+    /// Returns what was left out, or changed while it was read, one line each.
     pub fn left_out(&self) -> Vec<String> {
         let mut said = Vec::new();
         for (of, member) in [("records", Some(&self.state)), ("workspace", self.workspace.as_ref())] {
@@ -119,17 +119,17 @@ impl Manifest {
         said
     }
 
-    /// As text.
+    /// Returns the manifest as JSON text.
     pub fn text(&self) -> Result<Vec<u8>, SnapshotError> {
         let mut text = serde_json::to_vec_pretty(self).map_err(|e| SnapshotError::Refused(e.to_string()))?;
         text.push(b'\n');
         Ok(text)
     }
 
-    /// Reads it.
+    /// Reads a manifest.
     ///
     /// # Errors
-    /// Another form, or none that this cofferdam understands.
+    /// It has another format, or is nothing that this cofferdam understands.
     pub fn read(text: &[u8]) -> Result<Self, SnapshotError> {
         let wrong = |e: serde_json::Error| SnapshotError::Refused(format!("its manifest: {e}"));
         let Form { format } = serde_json::from_slice(text).map_err(wrong)?;

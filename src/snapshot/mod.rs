@@ -1,4 +1,4 @@
-//! What a sandbox leaves between runs, in one file, and a sandbox again of that.
+//! Snapshots: what a sandbox keeps between runs, packed into one file, and unpacked into a sandbox again.
 //!
 //! ```text
 //! manifest    what a file says of itself
@@ -7,10 +7,11 @@
 //! look        a file, judged to its end → what it says, and what it would have trusted
 //! bring       a file → a sandbox: beside the others, then one rename
 //! ```
-//! Never in it: credentials (nothing of a sandbox holds one), sockets, locks, user ids, whatever belongs to a
-//! running instance; policies and `cofferdam.yaml`, which are the operator's own files elsewhere; and what
-//! was changed in another root (`root/`), since there whiteouts and attributes steer overlayfs, and who hands
-//! one a file must not. How trees are packed and unpacked is the `agent` crate's ([`agent::snapshot`]).
+//! A snapshot never holds credentials (nothing of a sandbox holds one), nor sockets, locks, user ids or
+//! anything else that belongs to a running instance. It holds no policies and no `cofferdam.yaml`, which are
+//! the operator's own files elsewhere. Nor does it hold the changes to another root (`root/`): whiteouts and
+//! attributes there control overlayfs, and a file from someone else must not. The `agent` crate packs and
+//! unpacks the trees ([`agent::snapshot`]).
 
 mod bring;
 mod look;
@@ -32,17 +33,19 @@ pub use manifest::{Manifest, Origin};
 use crate::failure::Failure;
 use crate::state::files;
 
-/// The member that has cofferdam's own records of a sandbox.
+/// The member with cofferdam's own records of a sandbox.
 const STATE: &str = "state.tar.gz";
-/// The member that has the agent's files.
+/// The member with the agent's files.
 const WORKSPACE: &str = "workspace.tar.gz";
-/// In the order in which they stand.
+/// All members, in the order in which they are stored.
 const MEMBERS: &[&str] = &[STATE, WORKSPACE];
 
-/// A word a second or so, on a terminal, with the bytes that are done: called by whatever process reads.
+/// Called with the number of bytes done, by the process that reads. Shows progress on a terminal about once a
+/// second.
 pub type Meter = fn(u64);
 
-/// Of a sandbox's directory, what is kept: answers for good, counts of budgets, and the record.
+/// Whether an entry of a sandbox's directory belongs in a snapshot: answers for good, counts of budgets, and
+/// the record.
 fn is_kept(path: &Path, directory: bool) -> bool {
     let names: Option<Vec<&str>> = path
         .components()
@@ -59,7 +62,8 @@ fn is_kept(path: &Path, directory: bool) -> bool {
     }
 }
 
-/// What a sandbox goes on with; the rest is what became of it before.
+/// Whether a restored sandbox goes on with this file. Everything else is only a record of what happened
+/// before.
 fn is_in_force(name: &str) -> bool {
     [crate::state::APPROVALS, gateway::budgets::FILE].contains(&name)
 }
@@ -72,7 +76,7 @@ fn everything() -> Select<'static> {
     Select { kinds: Kinds::All, belongs: &|_, _| true }
 }
 
-/// Whom cofferdam's records belong to.
+/// Returns the user who owns cofferdam's records.
 fn keeper(ids: Ids) -> Id {
     match ids {
         Ids::Rootless { operator } => operator,
@@ -80,7 +84,7 @@ fn keeper(ids: Ids) -> Id {
     }
 }
 
-/// Whom the agent's files belong to.
+/// Returns the user who owns the agent's files.
 fn owner(ids: Ids) -> Id {
     match ids {
         Ids::Rootless { operator } => operator,
@@ -88,7 +92,7 @@ fn owner(ids: Ids) -> Id {
     }
 }
 
-/// Of a process that reads and makes nothing.
+/// Returns the reach of a process that reads one file and makes nothing.
 fn reads(source: &std::fs::File) -> Reach<'_> {
     Reach { source, into: None, out: None, reads_all: false, largest: 0, memory: MAX_MEMORY }
 }
@@ -97,7 +101,7 @@ fn failure(error: SnapshotError) -> Failure {
     Failure::refused(mended(error).to_string())
 }
 
-/// With the mend, where there is one.
+/// Adds the remedy to an error, if there is one.
 fn mended(error: SnapshotError) -> SnapshotError {
     match error {
         SnapshotError::NoRoom { .. } => {

@@ -1,6 +1,6 @@
-//! The file that a snapshot becomes: it has no name until it is whole (open(2), O_TMPFILE), so nobody who is
-//! killed leaves a part of one. On a filesystem that has no such files it has a hidden name meanwhile, which
-//! the next snapshot of that name takes over.
+//! The file that a snapshot is written to. It has no name until it is complete (open(2), O_TMPFILE), so a
+//! process that is killed leaves no partial file. On a filesystem without O_TMPFILE it has a hidden name
+//! meanwhile, which the next snapshot of that name takes over.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,18 +19,18 @@ use crate::state::open_lock;
 
 /// A file that is being written.
 pub struct Place {
-    /// It, open for reading and writing, and nobody else's.
+    /// The file, open for reading and writing, accessible to our own user only.
     pub file: File,
     path: PathBuf,
-    /// Its name meanwhile, where it needs one.
+    /// Its temporary name, if it needs one.
     hidden: Option<PathBuf>,
 }
 
 impl Place {
-    /// Of a file that isn't there yet.
+    /// Begins a file that doesn't exist yet.
     ///
     /// # Errors
-    /// It is there; its directory isn't, or can't be written to.
+    /// The file exists, or its directory doesn't or can't be written to.
     pub fn new(path: PathBuf) -> Result<Self, Failure> {
         let shown = path.display().to_string();
         if fs::symlink_metadata(&path).is_ok() {
@@ -63,7 +63,7 @@ impl Place {
         Ok(Self { file, path, hidden: Some(hidden) })
     }
 
-    /// Gives it its name, which nobody else may have taken meanwhile.
+    /// Gives the file its name. Fails if the name was taken meanwhile.
     ///
     /// # Errors
     /// Another process took the name, or the rename failed. Or the file exists but could not be synced, so
@@ -72,8 +72,8 @@ impl Place {
         let named = match &self.hidden {
             Some(hidden) => {
                 match renameat2(AT_FDCWD, hidden, AT_FDCWD, &self.path, RenameFlags::RENAME_NOREPLACE) {
-                    // A filesystem without it, which has second names in its stead: the first goes when this
-                    // is dropped.
+                    // A filesystem without RENAME_NOREPLACE: a hard link is made instead, and the hidden name
+                    // is removed after that.
                     Err(Errno::EINVAL) => {
                         let linked = linkat(AT_FDCWD, hidden, AT_FDCWD, &self.path, AtFlags::empty());
                         linked.and_then(|()| nix::unistd::unlink(hidden))

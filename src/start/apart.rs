@@ -1,4 +1,4 @@
-//! What a start names that its agents must have no hand in. See [`Apart`].
+//! The files named at a start that the agents must not read or change. See [`Apart`].
 
 use agent::isolation::shown::places;
 use agent::plan::CagePlan;
@@ -10,14 +10,15 @@ use crate::site::apart::{Apart, is_changeable, lies_within};
 use crate::site::lasting;
 use crate::start::{Wanted, secrets};
 
-/// What the policy's own file is called among those that decide.
+/// The policy's own file, as messages call it.
 const POLICY: &str = "policy";
 
-/// Refuses keys that the agents could read, and a service whose files they could change: it starts again
-/// unattended. A run goes on by what was just read, and says so; its policy isn't watched then.
+/// Refuses a start if the agents could read a key or change the operator's roots, and refuses a service if
+/// they could change any file that decides about them: a service restarts unattended. A run goes on with what
+/// was just read, with a warning; its policy file isn't watched then.
 ///
 /// # Errors
-/// Which file, and the mend.
+/// Which file it is, and the remedy.
 pub fn keep_out(wanted: &mut Wanted, cage: &CagePlan) -> Result<Apart, Failure> {
     let apart = of(wanted)?;
     if wanted.mode == Mode::Service {

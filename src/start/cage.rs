@@ -1,4 +1,4 @@
-//! The cage of a sandbox as a plan: what the configuration and the command line say of it.
+//! The plan of a sandbox's cage, as far as the configuration and the command line determine it.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::config;
 use crate::plan::{explicit_listeners, inference_listeners};
 use crate::start::Wanted;
 
-/// What the configuration and the command line say. What a policy says is missing, see
+/// Returns the plan that the configuration and the command line determine. The policy's part is added by
 /// [`crate::site::shape`].
 pub fn of_wanted(
     wanted: &Wanted,

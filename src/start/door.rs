@@ -1,5 +1,4 @@
-//! Paths that a start can't take: the plan is JSON, which has no other text than UTF-8. They are refused by
-//! name before anything is made.
+//! Refuses paths that aren't UTF-8, before anything is made: the plan is JSON, which can't hold them.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +7,10 @@ use crate::site::lasting;
 use crate::start::Wanted;
 use crate::state::Root;
 
-/// Whether everything that was named can be written down, wherever it is relative to.
+/// Checks that every named path, made absolute, can be written into the plan.
 ///
 /// # Errors
-/// Which path can't, and how it was named.
+/// A path that can't, and the option that named it.
 pub fn check(root: &Root, wanted: &Wanted) -> Result<(), Failure> {
     let usual = Root::locate(None).ok();
     let presets = wanted.policy.presets.iter().map(|preset| ("--preset, `presets`", &preset.file));
@@ -32,10 +31,10 @@ pub fn check(root: &Root, wanted: &Wanted) -> Result<(), Failure> {
         .try_for_each(|(what, path)| is_text(what, &lasting(path)?))
 }
 
-/// Whether one path can be.
+/// Checks that one path can be written into the plan.
 ///
 /// # Errors
-/// That it can't, and how it was named.
+/// The path can't; the message says which option named it.
 pub fn is_text(what: &str, path: &Path) -> Result<(), Failure> {
     if path.to_str().is_some() {
         return Ok(());

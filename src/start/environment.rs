@@ -12,8 +12,8 @@ pub fn pairs(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
     given.iter().map(|text| pair(text)).collect()
 }
 
-/// The whole environment of an agent: what every sandbox has, and the given variables. A given one that can't
-/// be had (locked, preloading) is an error: it would be missed later, in silence.
+/// Builds the whole environment of an agent: what every sandbox has, and the given variables. A given one
+/// that isn't allowed (locked, preloading) is an error: to drop it in silence would only surprise later.
 pub fn build(agent: &str, given: &[(String, String)]) -> Result<Vec<Vec<u8>>, Failure> {
     if let Some((name, _)) =
         given.iter().find(|(name, value)| !agent::environment::is_well_formed(name, value))
@@ -32,7 +32,8 @@ pub fn build(agent: &str, given: &[(String, String)]) -> Result<Vec<Vec<u8>>, Fa
     }
 }
 
-/// Ours as well: what goes past the proxy ends nowhere, and what Python imports runs in each of its programs.
+/// Variables that cofferdam sets as well: connections that bypass the proxy lead nowhere, and code on
+/// `PYTHONPATH` would be loaded into every Python program.
 const OURS: [&str; 3] = ["NO_PROXY", "no_proxy", "PYTHONPATH"];
 
 fn locked(name: &str) -> Failure {
@@ -42,8 +43,8 @@ fn locked(name: &str) -> Failure {
     ))
 }
 
-/// Adds the variables that hold placeholders of credentials. One that was given as well is an error: it may
-/// be the key itself.
+/// Adds the variables that hold placeholders of credentials. If one was also given, that is an error: its
+/// value may be the key itself.
 pub fn with_placeholders(
     given: Vec<(String, String)>,
     credentials: &Section,
@@ -76,7 +77,7 @@ fn pair(text: &str) -> Result<(String, String), Failure> {
     Ok((key.to_owned(), value))
 }
 
-/// The operator's own value of a variable.
+/// Returns the operator's own value of a variable.
 fn own(key: &str) -> Result<String, Failure> {
     std::env::var(key).map_err(|why| {
         Failure::refused(match why {

@@ -1,12 +1,12 @@
-//! From what was typed or written in a file to a running heart: everything that can be refused is refused
+//! Turns what was typed or written in a file into a running heart: everything that can be refused is refused
 //! here.
 //!
 //! ```text
 //! Wanted → name claimed → ids chosen ─→ init begun, in namespaces of its own ───────────┐
 //!            policy checked → credentials resolved → workspace found → sockets bound ──┴→ this process becomes the heart
 //! ```
-//! Init waits for its plan: nothing is started in the sandbox before all of it holds; what was made on the
-//! way (a claim, a socket, init) goes with the process.
+//! Init waits for its plan, so nothing is started in the sandbox before every check has passed. What was made
+//! on the way (a claim, a socket, init) is gone when the process ends.
 
 pub mod apart;
 pub mod cage;
@@ -54,11 +54,11 @@ pub struct Wanted {
     pub name: NameChoice,
     /// Its policy.
     pub policy: PolicySource,
-    /// The configuration file that this is from, if it is.
+    /// The configuration file that this was read from, if any.
     pub config: Option<PathBuf>,
     /// Another root than the host's: a directory, or a pinned image.
     pub root: Option<PathBuf>,
-    /// The directory shown at /sandbox; none: its own, under the state directory.
+    /// The directory shown at /sandbox. `None`: the sandbox's own, below its state directory.
     pub workspace: Option<PathBuf>,
     /// The agents.
     pub agents: Vec<AgentPlan>,
@@ -66,40 +66,42 @@ pub struct Wanted {
     pub forwards: Vec<Forward>,
     /// Providers and routes.
     pub inference: Option<gateway::config::Inference>,
-    /// Keys that the agent names and never has.
+    /// Credentials that the agents use by placeholders and never see.
     pub credentials: Section,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
-    /// Strict or best effort.
+    /// Whether a missing control refuses the start (strict) or only warns (best effort).
     pub enforcement: config::Enforcement,
     /// Bounds on the agents.
     pub limits: config::Limits,
-    /// How long what no policy entry names waits for the operator's word, if anybody is asked.
+    /// How long a request that no policy entry names waits for the operator's answer. `None`: the operator
+    /// isn't asked.
     pub approvals: Option<Duration>,
-    /// More roots for upstream servers, a PEM file.
+    /// A PEM file with additional root certificates for upstream servers.
     pub upstream_ca: Option<PathBuf>,
     /// The operator's `SSL_CERT_FILE`, if set: see [`system_roots`].
     pub system_roots: Option<PathBuf>,
     /// Certificates for upstream servers that demand one.
     pub client_certs: Vec<ClientCert>,
-    /// The proxy through which everything goes.
+    /// The operator's proxy, which connections to upstream servers go through.
     pub upstream_proxy: Option<UpstreamProxy>,
-    /// What the standard streams are for.
+    /// Foreground or service: what the standard streams are for.
     pub mode: Mode,
     /// Whether `crash` is allowed.
     pub fault_injection: bool,
-    /// Say nothing but errors.
+    /// Whether to print nothing but errors.
     pub quiet: bool,
-    /// Form of our own messages.
+    /// The format of our own messages.
     pub log_format: LogFormat,
-    /// The step clock.
+    /// The clock that times the steps of a start.
     pub steps: Steps,
 }
 
-/// The operator's own roots for upstream servers (`SSL_CERT_FILE`), wherever a process that reads them works.
+/// Returns the operator's own roots for upstream servers (`SSL_CERT_FILE`) as an absolute path: the processes
+/// that read them have other working directories.
 ///
 /// # Errors
-/// Without a working directory.
+/// There is no working directory.
 pub fn system_roots() -> Result<Option<PathBuf>, Failure> {
     std::env::var_os("SSL_CERT_FILE")
         .filter(|path| !path.is_empty())
@@ -115,11 +117,12 @@ pub enum NameChoice {
     Numbered(Name),
 }
 
-/// Starts the sandbox: this process becomes its heart, and gives its exit code.
+/// Starts the sandbox: this process becomes its heart. Returns the sandbox's exit code.
 pub fn start(root: &Root, wanted: Wanted) -> Outcome {
-    // Whose reading may last, before a signal has to wait.
+    // Read before signals are held: this read may take long.
     let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
-    // Before there is anything to remove: a signal waits for the heart, or until what was made is gone again.
+    // Held before there is anything to remove: a signal waits for the heart, or until what was made is
+    // removed.
     let signals = heart::hold_signals()?;
     let refused = |why| Failure::refused(format!("can't start the sandbox: {why}"));
     match prepare(root, wanted, upstream_ca)
@@ -127,7 +130,7 @@ pub fn start(root: &Root, wanted: Wanted) -> Outcome {
     {
         Ok(heart) => Ok(heart.live()),
         Err(failure) => {
-            // Whoever was asked to end meanwhile ends of that, here.
+            // A signal that arrived meanwhile ends this process here.
             signals.release()?;
             Err(failure)
         }
@@ -148,17 +151,17 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
             "two forwards listen on {address} (--forward, `forwards`): give one of them another port"
         )));
     }
-    // Inherited by everything below: a core file would hold what memory holds.
+    // Every process below inherits this: a core file would hold what memory holds.
     agent::own::no_core_files()?;
     agent::own::want_descriptors(proxy::limits::descriptors_wanted())?;
     let mut claim = match &wanted.name {
         NameChoice::Exactly(name) => root.claim(name, another_name(wanted.mode))?,
         NameChoice::Numbered(base) => root.claim_numbered(base)?,
     };
-    // Of a start or a builder that was killed while it wrote them.
+    // Removes what a start or a builder left that was killed while it wrote these files.
     [files::IDS, files::PLACES].into_iter().for_each(|file| kept::clear_away_in(&claim.dir, file));
     let ids = ids::choose(&claim)?;
-    // Who starts and ends in seconds doesn't wait for a witness.
+    // Only a service has a witness: a command that runs for seconds shouldn't wait for one.
     let foundation = Foundation { ids, witness: wanted.mode == Mode::Service, sabotage: left_out()? };
     let init =
         NewInit::begin(foundation.clone(), Parent::Caller).map_err(|e| Failure::refused(e.to_string()))?;
@@ -179,7 +182,8 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     let plan = plan(wanted, &claim, cage, upstream_ca, client_certs);
     slots.keep(Slot::new(slot::SECRETS), secrets);
     slots.keep(Slot::new(slot::PLAN), sealed::seal_json("cofferdam-plan", &plan)?);
-    // Nothing is refused any more: what a refused start left would be in the way of the next one.
+    // Written only once nothing can be refused any more: what a refused start left would be in the way of the
+    // next one.
     news.keep()?;
     let (lock, made) = claim.hand_over();
     slots.keep(Slot::new(slot::LOCK), lock.into());
@@ -197,8 +201,8 @@ fn warn_of_credentials(wanted: &Wanted, policy: &Policy) -> Result<(), Failure> 
     Ok(())
 }
 
-/// The sandbox's first cage, what its agents must have no hand in, in any, and where they can write from now
-/// on.
+/// Returns the sandbox's first cage, the files that its agents must not touch in any cage, and where they can
+/// write from now on.
 fn cage(
     root: &Root,
     wanted: &mut Wanted,
@@ -260,7 +264,7 @@ fn plan(
     }
 }
 
-/// Where an operator says another name.
+/// Returns where the operator sets another name.
 fn another_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Service => "`name:` in its file",
@@ -268,8 +272,8 @@ fn another_name(mode: Mode) -> &'static str {
     }
 }
 
-/// Controls that a test wants left out, by name and comma, to see that the proof notices. A release build
-/// never looks: what can weaken a cage must not be there for anyone to set.
+/// Returns the controls that a test wants left out (names separated by commas), to check that the proof
+/// notices. A release build never looks: nothing that weakens a cage may be there for anyone to set.
 fn left_out() -> Result<Vec<Control>, Failure> {
     const SABOTAGE: &str = "COFFERDAM_SABOTAGE";
     if !cfg!(debug_assertions) {
@@ -283,10 +287,10 @@ fn left_out() -> Result<Vec<Control>, Failure> {
         .collect()
 }
 
-/// Reads `upstream_ca`.
+/// Reads the PEM file of `upstream_ca`.
 ///
 /// # Errors
-/// When it can't be read, or holds no certificate.
+/// The file can't be read, or holds no certificate.
 pub fn read_pem(path: &Path) -> Result<String, Failure> {
     let text = given::read_certificates(path, "upstream_ca")?;
     if text.contains("-----BEGIN CERTIFICATE-----") {
@@ -295,7 +299,8 @@ pub fn read_pem(path: &Path) -> Result<String, Failure> {
     Err(Failure::refused(format!("upstream_ca {}: holds no certificate in PEM form", path.display())))
 }
 
-/// What another cage is built from one day. Its socket stays our own user's: root's, when started as root.
+/// Returns what a builder needs to build another cage later. Its socket stays our own user's: root's, when
+/// started as root.
 fn commission(root: &Root, wanted: &Wanted, claim: &mut Claim, apart: Apart) -> Result<Commission, Failure> {
     let site = Site {
         state: root.dir().to_owned(),

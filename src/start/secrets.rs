@@ -1,8 +1,7 @@
-//! The operator's credentials on their way from where they lie to the sealed file that only the supervisor
-//! reads.
+//! Resolves the operator's credentials into a sealed file that only the supervisor reads.
 //!
-//! They are resolved by a child of ours that is gone afterwards: this process becomes the heart, which lives
-//! for months and must keep none: what its environment held is overwritten.
+//! A child resolves them and exits, because this process becomes the heart, which lives for months and must
+//! keep no credential; what its environment held is overwritten.
 
 use std::os::fd::OwnedFd;
 
@@ -23,11 +22,11 @@ enum Answer {
     Refused(u8, String),
 }
 
-/// Resolves every reference that a sandbox needs, and gives the sealed [`Secrets`], and the certificates that
-/// go with some of them.
+/// Resolves every reference that a sandbox needs. Returns the sealed [`Secrets`], and the certificates that
+/// belong to some of them.
 ///
 /// # Errors
-/// The first that can't be resolved or used, by name.
+/// The first reference that can't be resolved or used, by name.
 pub fn seal(wanted: &Wanted) -> Result<(OwnedFd, Vec<PlannedCert>), Failure> {
     let file = sealed::open_sealable("cofferdam-secrets")?;
     let work = || match resolve(wanted).and_then(|(secrets, certs)| {
@@ -50,10 +49,10 @@ pub fn seal(wanted: &Wanted) -> Result<(OwnedFd, Vec<PlannedCert>), Failure> {
     }
 }
 
-/// Every reference that a sandbox needs.
+/// Returns every reference that a sandbox needs.
 ///
 /// # Errors
-/// The first that is none.
+/// The first text that is no reference.
 pub fn references(wanted: &Wanted) -> Result<Vec<Reference>, Failure> {
     let mut all: Vec<Reference> = wanted.credentials.references().map(|(_, found)| found.clone()).collect();
     all.extend(wanted.inference.iter().flat_map(|inference| inference.references().cloned()));

@@ -1,5 +1,5 @@
-//! What a sandbox listens on outside of itself, bound before anything of it runs: an address that is taken is
-//! a refused start.
+//! Binds the sockets that a sandbox listens on outside, before anything of it runs: an address that is in use
+//! refuses the start.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,13 +16,13 @@ use crate::plan::slot;
 use crate::start::Wanted;
 use crate::state::{CONTROL_SOCKET, Claim, socket_path};
 
-/// The slots of a sandbox with every listener and its state directory.
+/// Returns the slots of a sandbox with every listener and its state directory.
 ///
 /// # Errors
-/// An address that can't be had.
+/// An address that can't be bound.
 pub fn bind(wanted: &Wanted, claim: &mut Claim, ids: Ids) -> Result<Slots, Failure> {
     let mut slots = Slots::new();
-    // There is room: the number of forwards is bounded.
+    // There is always room: the number of forwards is bounded.
     let mut keep = |name: &str, fd: OwnedFd| slots.keep(Slot::new(name), fd);
     keep(slot::STATE, claim.handle.as_fd().try_clone_to_owned()?);
     if let Some(address) = wanted.metrics {
@@ -43,10 +43,10 @@ fn control(claim: &mut Claim, ids: Ids) -> Result<OwnedFd, Failure> {
     Ok(listener.into())
 }
 
-/// A socket of our own user's in the state directory.
+/// Makes a socket in the state directory that belongs to our own user.
 ///
 /// # Errors
-/// Where it can't be made.
+/// It can't be made.
 pub fn unix(claim: &mut Claim, name: &'static str) -> Result<UnixListener, Failure> {
     claim.listen(name).map_err(|e| told_of(claim, &e))
 }

@@ -1,7 +1,7 @@
-//! The operator's part of the way to upstream servers, resolved and checked before anything is started.
+//! Resolves and checks the operator's client certificates and proxy before anything is started.
 //!
-//! References become keys in [`Secrets`]; certificates become text of the plan. What can't be used is refused
-//! here, by name.
+//! Keys that references stand for go into [`Secrets`]; certificates go into the plan as text. What can't be
+//! used is refused here, by name.
 
 use proxy::tls::ClientCertificates;
 
@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::given;
 use crate::plan::{PlannedCert, Secrets};
 
-/// Reads the certificates, resolves their keys, and sees that each pair is one.
+/// Reads the certificates, resolves their keys, and checks that each certificate and key match.
 pub fn client_certs(wanted: &[ClientCert], secrets: &mut Secrets) -> Result<Vec<PlannedCert>, Failure> {
     let mut checked = ClientCertificates::default();
     wanted
@@ -28,7 +28,7 @@ pub fn client_certs(wanted: &[ClientCert], secrets: &mut Secrets) -> Result<Vec<
         .collect()
 }
 
-/// Sees that the proxy can be used, and resolves its credential.
+/// Checks that the proxy can be used, and resolves its credential.
 pub fn upstream_proxy(wanted: &UpstreamProxy, secrets: &mut Secrets) -> Result<(), Failure> {
     wanted.address().map_err(Failure::refused)?;
     wanted.exempt().map_err(Failure::refused)?;

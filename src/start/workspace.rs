@@ -1,4 +1,4 @@
-//! Which directory the agent finds at /sandbox.
+//! Chooses the directory that the agent finds at /sandbox.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
@@ -16,12 +16,12 @@ use crate::ids::give;
 use crate::site::places;
 use crate::state::{Claim, files};
 
-/// Directories that are never an agent's workspace: what lies there is the machine's, not a project's.
+/// Directories that can't be an agent's workspace: their content belongs to the machine, not to a project.
 const NEVER: &[&str] =
     &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"];
 
-/// Finds the named directory, through no link where agents could write `before`, or makes the sandbox's own.
-/// `paths` are the policy's: whether the agent is to write there.
+/// Returns the named directory, or makes the sandbox's own. Follows no link in a place where agents could
+/// write `before`. `paths` are the policy's: they say whether the agent is to write there.
 pub fn locate(
     named: Option<&Path>,
     claim: &Claim,
@@ -42,7 +42,7 @@ pub fn locate(
     Ok(real)
 }
 
-/// Refuses what could be written to by nobody: the agent would be the first to learn it.
+/// Refuses a read-only file system: otherwise the agent would be the first to notice.
 fn writable(named: &Path, real: &Path) -> Result<(), Failure> {
     let told = |why: &str| Failure::refused(format!("workspace {}: {why}", named.display()));
     let state = statvfs(real).map_err(|e| told(e.desc()))?;
@@ -56,7 +56,8 @@ fn writable(named: &Path, real: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The real place of a directory that can be a workspace, through no link where agents could write `before`.
+/// Returns the real path of a directory that can be a workspace. Follows no link in a place where agents
+/// could write `before`.
 ///
 /// # Errors
 /// Why it can't be one.
@@ -84,10 +85,11 @@ pub fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure
     Ok(real)
 }
 
-/// Of what lies in cofferdam's state only a sandbox's own workspace is its agent's.
+/// Refuses a workspace that would show cofferdam's state: of that, an agent may see only its sandbox's own
+/// workspace.
 ///
 /// # Errors
-/// Where a workspace at this real place would show more of it.
+/// A workspace at this real path would show more of the state.
 pub fn shows_no_state(named: &Path, real: &Path, claim: &Claim, hidden: &Hidden) -> Result<(), Failure> {
     let own = fs::canonicalize(&claim.dir)?.join(files::WORKSPACE);
     let seen = if real == own { hidden.seen_in_own(real) } else { hidden.seen_at(real) };
@@ -108,7 +110,7 @@ fn own(claim: &Claim, ids: Ids) -> Result<PathBuf, Failure> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(e)),
         _ => {}
     }
-    // Never what a link leads to: what would be given away, and shown, could be anything.
+    // A link is never followed: its target, which would be shown and change its owner, could be anything.
     if !fs::symlink_metadata(&path).map_err(told)?.is_dir() {
         return Err(Failure::refused(format!("workspace {} is no directory: remove it", path.display())));
     }

@@ -1,4 +1,5 @@
-//! One sandbox a name, and nothing in a state directory that a stranger put there is taken for ours.
+//! Only one sandbox may have a name, and nothing that another user put in a state directory is taken for
+//! ours.
 
 use super::*;
 

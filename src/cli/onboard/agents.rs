@@ -1,7 +1,7 @@
-//! The agents that cofferdam knows how to run, and where one is on this machine.
+//! The agents that cofferdam knows how to run, and the search for their programs on this machine.
 //!
-//! What each must be told is what `tests/agents` proves of it (docs/agents.md). Data, and a look at the disk;
-//! nothing is started here.
+//! `tests/agents` proves the settings that each agent needs (docs/agents.md). Only data and a search of the
+//! disk; nothing is started here.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -21,26 +21,27 @@ use crate::start::outside;
 /// How an agent is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// By itself, always on; what it answers on, so that it can be asked from outside and watched.
+    /// As a service that is always on. The port and the URL are where it answers, so that it can be reached
+    /// from outside and watched.
     Service { port: u16, health: &'static str },
-    /// By a person at a terminal, so in a sandbox that is kept up for it.
+    /// By a person at a terminal, so in a sandbox that is kept running for it.
     Terminal,
 }
 
-/// One of them.
+/// A known agent.
 #[derive(Debug, Clone, Copy)]
 pub struct Known {
-    /// What it is called, here and as a program.
+    /// Its name, and its program's.
     pub name: &'static str,
     /// Its arguments.
     pub args: &'static [&'static str],
     /// How it is run.
     pub way: Way,
-    /// What its model must speak.
+    /// The protocol that its model must speak.
     pub speaks: Kind,
-    /// The file that tells it where its model is, from its home.
+    /// The settings file that tells it where its model is, relative to its home.
     pub settings: &'static str,
-    /// What stands in it.
+    /// Makes the content of that file.
     pub text: settings::Text,
     /// Whether that file names a model.
     pub names_model: bool,
@@ -49,7 +50,7 @@ pub struct Known {
 /// Where OpenClaw's gateway answers.
 pub const OPENCLAW_PORT: u16 = 18789;
 
-/// Every one.
+/// All known agents.
 pub const KNOWN: [Known; 5] = [
     Known {
         name: "claude",
@@ -62,7 +63,7 @@ pub const KNOWN: [Known; 5] = [
     },
     Known {
         name: "codex",
-        // Its own sandbox makes namespaces, which nobody gets inside.
+        // Its own sandbox needs namespaces, which no process may make inside.
         args: &["--dangerously-bypass-approvals-and-sandbox"],
         way: Way::Terminal,
         speaks: Kind::Openai,
@@ -99,7 +100,7 @@ pub const KNOWN: [Known; 5] = [
     },
 ];
 
-/// What they are called, for people.
+/// Returns the known agents' names, for messages.
 pub fn names() -> String {
     KNOWN.map(|known| known.name).join(", ")
 }
@@ -107,9 +108,9 @@ pub fn names() -> String {
 /// Where a program is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whereabouts {
-    /// Where a sandbox shows it, called so inside.
+    /// A sandbox shows it, and this is what it is called inside.
     Inside(String),
-    /// Somewhere that no sandbox shows, such as a home.
+    /// In a place that no sandbox shows, such as a home directory.
     Outside(PathBuf),
     /// Nowhere in `PATH`.
     Nowhere,
@@ -118,9 +119,9 @@ pub enum Whereabouts {
 /// A program that can be run inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
-    /// Called so.
+    /// A program that a sandbox shows, by its name or path inside.
     Inside(String),
-    /// This file, which a policy of its own shows.
+    /// This file, which a policy made for it shows.
     Shown(PathBuf),
 }
 
@@ -134,10 +135,10 @@ impl fmt::Display for Program {
 }
 
 impl Known {
-    /// The one of this name.
+    /// Returns the known agent of this name.
     ///
     /// # Errors
-    /// That there is none, and which there are.
+    /// There is none; the message lists those that there are.
     pub fn named(name: &str) -> Result<&'static Self, Failure> {
         KNOWN.iter().find(|known| known.name == name).ok_or_else(|| {
             Failure::refused(format!(
@@ -147,11 +148,11 @@ impl Known {
         })
     }
 
-    /// Its program. One that lies outside is taken where it is a single file, and `show` says that this may
-    /// be shown.
+    /// Returns its program. A program in a place that no sandbox shows is accepted if it is a single file and
+    /// `show` allows showing it.
     ///
     /// # Errors
-    /// That it can't be run, and the mend.
+    /// It can't be run; the message says how to mend that.
     pub fn program(&self, path: &OsStr, shown: &[PathBuf], show: bool) -> Result<Program, Failure> {
         let name = self.name;
         match whereabouts(name, path, shown) {
@@ -186,7 +187,7 @@ pub fn alone(program: &Path) -> Option<PathBuf> {
     (&magic == b"\x7fELF").then_some(real)
 }
 
-/// Where a program is, by its name: first as a sandbox looks for it, then by the caller's own `path`.
+/// Finds a program by its name: first as a sandbox searches for it, then in the caller's own `path`.
 pub fn whereabouts(name: &str, path: &OsStr, shown: &[PathBuf]) -> Whereabouts {
     let inside = outside::find(name.as_ref(), PATH.as_ref()).map(|program| located(program, name, shown));
     match inside {
@@ -198,10 +199,10 @@ pub fn whereabouts(name: &str, path: &OsStr, shown: &[PathBuf]) -> Whereabouts {
     }
 }
 
-/// Whether a sandbox shows this file, and what it is called there.
+/// Returns whether a sandbox shows this file, and what it is called inside.
 fn located(program: PathBuf, name: &str, shown: &[PathBuf]) -> Whereabouts {
     let is_shown = |file: &Path| shown.iter().any(|dir| file.starts_with(dir));
-    // What a link leads to must be there, too.
+    // A link's target must be shown too.
     let real = program.canonicalize().unwrap_or_else(|_| program.clone());
     match is_shown(&program) && is_shown(&real) {
         false => Whereabouts::Outside(program),
@@ -210,12 +211,12 @@ fn located(program: PathBuf, name: &str, shown: &[PathBuf]) -> Whereabouts {
     }
 }
 
-/// Whether a name is enough to find it inside.
+/// Whether the program is found inside by its name alone.
 fn inside_path(program: &Path) -> bool {
     program.parent().is_some_and(|dir| PATH.split(':').any(|it| dir == Path::new(it)))
 }
 
-/// What a policy shows of this machine's files.
+/// Returns which of this machine's paths a policy shows.
 pub fn shown(policy: &Policy) -> Vec<PathBuf> {
     policies::paths(policy).read_only.into_iter().map(|rule| rule.path).collect()
 }
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(place("claude"), Whereabouts::Outside(at("opt/bin/claude")));
         assert_eq!(place("codex"), Whereabouts::Outside(at("home/bin/codex")));
         assert_eq!(place("openclaw"), Whereabouts::Nowhere);
-        // As a sandbox looks for it, whatever comes first here.
+        // A sandbox's search path counts first, whatever comes first in the caller's.
         std::fs::write(at("home/bin/sh"), "").unwrap();
         std::fs::set_permissions(at("home/bin/sh"), std::fs::Permissions::from_mode(0o755)).unwrap();
         let usual = ["/usr", "/bin", "/lib"].map(PathBuf::from);

@@ -1,41 +1,41 @@
-//! Questions to a person at a terminal: a line asked, a line answered.
+//! Asks a person at a terminal: one line for the question, one for the answer.
 //!
-//! Nothing is remembered and nothing is written but the questions. What is shown has been made harmless by
-//! whoever asks.
+//! Nothing is stored, and nothing is printed but the questions. The caller must have made the shown text
+//! harmless.
 
 use std::io::{self, BufRead, Write};
 
 use crate::failure::Failure;
 
-/// No answer is longer.
+/// Bytes of an answer at most.
 const LINE_MAX: u64 = 4096;
-/// So often somebody may answer what can't be taken.
+/// How many invalid answers to a question are allowed.
 const TRIES: usize = 20;
 
-/// Somebody who answers.
+/// The person who answers.
 pub struct Person<R, W> {
     from: R,
     to: W,
 }
 
 impl<R: BufRead, W: Write> Person<R, W> {
-    /// Who is read from here, and told there.
+    /// The person whose answers are read from `from`, and who reads `to`.
     pub fn new(from: R, to: W) -> Self {
         Self { from, to }
     }
 
-    /// Tells something.
+    /// Prints a line.
     ///
     /// # Errors
-    /// When nobody is there any more.
+    /// It can't be printed.
     pub fn tell(&mut self, text: &str) -> Result<(), Failure> {
         Ok(writeln!(self.to, "{text}")?)
     }
 
-    /// Asks until `take` takes the answer; an empty one is `default`.
+    /// Asks until `take` accepts the answer. An empty answer stands for `default`.
     ///
     /// # Errors
-    /// When nobody answers any more.
+    /// The answers have ended, or too many were invalid.
     pub fn ask<T>(
         &mut self,
         question: &str,
@@ -57,7 +57,7 @@ impl<R: BufRead, W: Write> Person<R, W> {
         Err(Failure::refused("too many invalid answers; nothing was written"))
     }
 
-    /// Yes or no.
+    /// Asks for yes or no.
     ///
     /// # Errors
     /// As [`Self::ask`].
@@ -69,7 +69,7 @@ impl<R: BufRead, W: Write> Person<R, W> {
         })
     }
 
-    /// One of several, by number or by name.
+    /// Asks for one of several, by number or by name. Returns its position.
     ///
     /// # Errors
     /// As [`Self::ask`].
@@ -78,8 +78,8 @@ impl<R: BufRead, W: Write> Person<R, W> {
         self.ask(question, "1", |answer| position(answer, names))
     }
 
-    /// Any of several, in the order that they are named in, by numbers or names with commas between them;
-    /// `default` as it would be typed.
+    /// Asks for any number of several, by numbers or names separated by commas. Returns their positions in
+    /// the order in which they were named. `default` is written as it would be typed.
     ///
     /// # Errors
     /// As [`Self::ask`].

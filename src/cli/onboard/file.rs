@@ -1,7 +1,7 @@
-//! What was chosen, and the cofferdam.yaml that it makes.
+//! The choices, and the text of the cofferdam.yaml that they make.
 //!
-//! A text and no deed. It holds no key: a provider's is a reference, and the one token in it is the agent's
-//! own, made here.
+//! Makes only the text, writes nothing. The text holds no key: a provider's is a reference, and the only
+//! token in it is the agent's own, made by this command.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use crate::cli::provider::detect::Offer;
 use crate::cli::provider::entry::{line, scalar};
 use crate::name::Name;
 
-/// Which agent.
+/// The chosen agent.
 #[derive(Debug, Clone)]
 pub enum Agent {
-    /// One that cofferdam knows, and its program.
+    /// A known agent, and its program.
     Known(&'static Known, Program),
     /// Any command.
     Command(Vec<String>),
 }
 
-/// Everything that a file says.
+/// Everything that the file says.
 #[derive(Debug, Clone)]
 pub struct Chosen {
     /// The sandbox's name.
@@ -31,16 +31,17 @@ pub struct Chosen {
     pub agent: Agent,
     /// Built-in presets.
     pub presets: Vec<String>,
-    /// Where models are, in order of preference; the first of an offer's models is the one that is asked.
+    /// The providers of models, in order of preference. Of an offer's models the first is the one that is
+    /// used.
     pub providers: Vec<Offer>,
-    /// The directory at /sandbox, as the file has it.
+    /// The directory shown at /sandbox, as the file writes it.
     pub workspace: Option<PathBuf>,
-    /// The agent's own, for who asks it from outside.
+    /// The agent's own token, for clients that reach it from outside.
     pub token: String,
 }
 
 impl Agent {
-    /// What the agent is called in the file.
+    /// Returns the agent's name in the file.
     pub fn name(&self) -> Name {
         match self {
             Self::Known(known, _) => Name::from_command(known.name.as_ref()),
@@ -50,7 +51,7 @@ impl Agent {
         }
     }
 
-    /// The known one, if it is one.
+    /// Returns the known agent, if it is one.
     pub fn known(&self) -> Option<&'static Known> {
         match self {
             Self::Known(known, _) => Some(known),
@@ -58,7 +59,7 @@ impl Agent {
         }
     }
 
-    /// The program with its arguments.
+    /// Returns the program with its arguments.
     pub fn command(&self) -> Vec<String> {
         match self {
             Self::Known(known, program) => std::iter::once(program.to_string())
@@ -68,7 +69,7 @@ impl Agent {
         }
     }
 
-    /// The file that a policy has to show for it.
+    /// Returns the file that a policy has to show for it, if any.
     pub fn shown(&self) -> Option<&Path> {
         match self {
             Self::Known(_, Program::Shown(file)) => Some(file),
@@ -76,21 +77,21 @@ impl Agent {
         }
     }
 
-    /// Whether somebody starts it at a terminal, in a sandbox that is kept up for that.
+    /// Whether a person starts it at a terminal, in a sandbox that is kept running for that.
     pub fn is_at_terminal(&self) -> bool {
         self.known().is_some_and(|known| known.way == Way::Terminal)
     }
 }
 
 impl Chosen {
-    /// The model that an agent is told: the one that its first provider is asked for.
+    /// Returns the model that the agent is told: the first model of the first provider that it can use.
     pub fn model_for(&self, known: &Known) -> Option<String> {
         let offer = self.providers.iter().find(|offer| offer.provider.kind == known.speaks)?;
         offer.models.first().map(ToString::to_string)
     }
 
-    /// The policy, where it can't be a built-in one: the default with one file more to be seen, and its name
-    /// beside the file.
+    /// Returns the name and text of the sandbox's own policy, if it can't be a built-in one: the default
+    /// profile with one more file shown. It is written beside the configuration.
     pub fn policy(&self) -> Option<(String, String)> {
         let shown = self.agent.shown()?;
         let profile = policy::profile(policy::DEFAULT_PROFILE)?.text;
@@ -102,18 +103,19 @@ impl Chosen {
         Some((format!("{}-policy.yaml", self.name), profile.replacen(first, &more, 1)))
     }
 
-    /// The file.
+    /// Returns the file's text.
     pub fn text(&self) -> String {
         self.text_with(self.policy().map(|(name, _)| name).as_deref())
     }
 
-    /// The same for a person's eyes, and whoever looks over their shoulder or reads what a terminal keeps:
-    /// without the agent's token.
+    /// As [`Self::text`], without the agent's token: for the screen, where others may see it or find it in
+    /// the terminal's history.
     pub fn text_to_show(&self) -> String {
         Self { token: "…".to_owned(), ..self.clone() }.text()
     }
 
-    /// The same, as far as it can be checked while that policy isn't there: with the built-in one.
+    /// As [`Self::text`], with the built-in policy: for the check, while the sandbox's own policy isn't
+    /// written yet.
     pub fn text_to_check(&self) -> String {
         self.text_with(None)
     }
@@ -122,7 +124,7 @@ impl Chosen {
         let mut text = String::from(
             "# Made by `cofferdam onboard`. Every key there is: docs/config.md. No key of a provider's stands here.\n",
         );
-        // Into a string: none of these can fail.
+        // Writing to a string can't fail.
         let _ = writeln!(text, "name: {}", scalar(self.name.as_str()));
         let _ = match policy {
             Some(policy) => {
@@ -199,7 +201,7 @@ fn list(items: &[String]) -> String {
     format!("[{}]", items.join(", "))
 }
 
-/// A command as it is typed.
+/// Returns a command as it is typed into a shell.
 pub fn words(command: &[String]) -> String {
     let words: Vec<_> = command.iter().map(|word| shlex::try_quote(word).unwrap_or_default()).collect();
     words.join(" ")

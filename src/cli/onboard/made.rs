@@ -1,7 +1,7 @@
-//! What was made so far: taken away again unless it is kept.
+//! Records what was made so far, and removes it again unless it is kept.
 //!
-//! By the directory in which it was made and never by a path, which somebody may have led elsewhere
-//! meanwhile; and only what is new, so that of what others put beside it nothing goes.
+//! Removes by a descriptor of the directory, never by a path, which may have been redirected meanwhile. Only
+//! what is new is removed, so nothing that others put beside it is lost.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -14,15 +14,15 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-/// See the module.
+/// The list of what was made; see the module.
 #[derive(Debug, Default)]
 pub struct Made(Vec<(OwnedFd, OsString, UnlinkatFlags)>);
 
 impl Made {
-    /// Makes a directory that is ours alone; false where there is something already.
+    /// Makes a directory with access for our user only. Returns false if the name is taken.
     ///
     /// # Errors
-    /// When it can't be made.
+    /// It can't be made.
     pub fn directory(&mut self, within: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
         match mkdirat(within, name, Mode::S_IRWXU) {
             Ok(()) => self.note(within, name, UnlinkatFlags::RemoveDir).map(|()| true),
@@ -31,10 +31,10 @@ impl Made {
         }
     }
 
-    /// Writes a file that is ours alone; false where there is something already.
+    /// Writes a file with access for our user only. Returns false if the name is taken.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// It can't be written.
     pub fn file(&mut self, within: BorrowedFd<'_>, name: &OsStr, text: &str) -> io::Result<bool> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(within, name, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
@@ -47,10 +47,10 @@ impl Made {
         }
     }
 
-    /// Takes a file that was made otherwise for one of these.
+    /// Adds a file that was made in another way.
     ///
     /// # Errors
-    /// When its directory can't be opened.
+    /// Its directory can't be opened.
     pub fn took(&mut self, directory: &Path, name: &OsStr) -> io::Result<()> {
         let directory = opened(directory)?;
         self.note(directory.as_fd(), name, UnlinkatFlags::NoRemoveDir)
@@ -64,7 +64,7 @@ impl Made {
         Ok(())
     }
 
-    /// It stays.
+    /// Keeps everything.
     pub fn keep(&mut self) {
         self.0.clear();
     }
@@ -73,18 +73,18 @@ impl Made {
 impl Drop for Made {
     fn drop(&mut self) {
         for (within, name, how) in self.0.iter().rev() {
-            // A directory in which others made something stays, and that with it.
+            // A directory in which others made something stays, with its content.
             let _gone = unlinkat(within, name.as_os_str(), *how);
         }
     }
 }
 
-/// A directory, wherever the operator's path leads.
+/// Opens a directory, wherever the operator's path leads.
 ///
 /// # Errors
-/// When it is none, or can't be opened.
+/// It isn't a directory, or can't be opened.
 pub fn opened(directory: &Path) -> io::Result<OwnedFd> {
-    // Not to be read: that isn't needed to write into it.
+    // O_PATH: making files in a directory needs no permission to read it.
     let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
     Ok(open(directory, flags, Mode::empty())?)
 }

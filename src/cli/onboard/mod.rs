@@ -1,9 +1,9 @@
-//! `cofferdam onboard`: a first cofferdam.yaml for somebody who has none.
+//! `cofferdam onboard`: writes a first cofferdam.yaml.
 //!
 //! ```text
 //! may it be written? → can strict start here? → chosen, typed or asked ─→ text ─→ checked as `up` checks it → written whole → what comes next
 //! ```
-//! Nothing is on disk before the last step, so that whoever leaves, leaves nothing behind.
+//! Nothing is on disk before the last step, so that a user who leaves early leaves nothing behind.
 
 pub mod agents;
 mod ask;
@@ -41,7 +41,7 @@ use crate::state::Root;
 
 /// Writes the file, and says what to do next.
 pub(super) fn onboard(place: &Place, args: &OnboardArgs) -> Outcome {
-    // Nothing of it is used here: without one, nothing lies in it either.
+    // The state directory is only compared with other paths. Without one, no path can be in it.
     let root = place.root().ok();
     let root = root.as_ref();
     let is_asked = !args.non_interactive;
@@ -69,17 +69,16 @@ pub(super) fn onboard(place: &Place, args: &OnboardArgs) -> Outcome {
     report(args, &planned.chosen, &planned.notes, &wrote, next(root, args, &planned.chosen))
 }
 
-/// What will be written, after everything that can be refused was.
+/// What will be written, once everything that can be refused was checked.
 struct Planned {
     chosen: Chosen,
-    /// What is to be said of it all the same.
+    /// Notes for the operator that are no reason to refuse.
     notes: Vec<String>,
-    /// The workspace, as it is reached from here.
+    /// The workspace's path, from our working directory.
     workspace: Option<PathBuf>,
-    /// What the agent must be told, where it is one that cofferdam knows: the file, from its home, and its
-    /// text.
+    /// A known agent's settings: the file, relative to its home, and its text.
     settings: Option<(&'static str, String)>,
-    /// Where a policy of the sandbox's own comes, if it isn't there already.
+    /// Where the sandbox's own policy will be written, if it isn't there already.
     policy: Option<PathBuf>,
 }
 
@@ -94,7 +93,7 @@ impl Planned {
         Ok(Self { notes, workspace, settings: settings(&chosen), policy, chosen })
     }
 
-    /// Where the agent's settings lie, as that is reached from here.
+    /// Returns the path of the agent's settings, from our working directory.
     fn settings_file(&self) -> Option<PathBuf> {
         let (workspace, (file, _)) = self.workspace.as_deref().zip(self.settings.as_ref())?;
         Some(workspace.join(file))
@@ -130,13 +129,13 @@ impl Planned {
     }
 }
 
-/// What was written beside the configuration.
+/// The files that were written beside the configuration.
 struct Wrote {
     policy: Option<PathBuf>,
     settings: Option<PathBuf>,
 }
 
-/// Where a policy of the sandbox's own will be written, if that isn't there already.
+/// Returns where the sandbox's own policy will be written, if it needs one that isn't there already.
 fn new_policy(chosen: &Chosen, file: &Path) -> Result<Option<PathBuf>, Failure> {
     let Some((name, text)) = chosen.policy() else { return Ok(None) };
     let place = file.with_file_name(name);
@@ -149,7 +148,7 @@ fn new_policy(chosen: &Chosen, file: &Path) -> Result<Option<PathBuf>, Failure> 
     Ok((!write::policy_stands(&place, &text)?).then_some(place))
 }
 
-/// Whether everything can be enforced here; it is proven as `doctor` proves it.
+/// Checks that everything can be enforced here, by the same proof as `doctor`.
 fn strict_can_start() -> Result<(), Failure> {
     let trial = ids::trial()?;
     let examination = examine(trial.ids);
@@ -164,12 +163,12 @@ fn strict_can_start() -> Result<(), Failure> {
     )))
 }
 
-/// Where a path of the file's leads from here.
+/// Converts a path that is relative to the file into one that is relative to our working directory.
 fn reached(file: &Path, named: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(named)
 }
 
-/// Whether the directory can be a workspace beside this file, as a start would find: made, or there already.
+/// Checks, as a start would, that the directory can be a workspace beside this file. It may exist or not.
 fn fit(root: Option<&Root>, place: &Path, file: &Path) -> Result<(), Failure> {
     let shown = as_word(place);
     let real = match place.symlink_metadata() {
@@ -198,7 +197,8 @@ fn fit(root: Option<&Root>, place: &Path, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has `up` read it, as far as it can be without a start; what is to be said of it all the same.
+/// Checks the file with `up`'s own reader, as far as possible without a start. Returns notes for the
+/// operator.
 fn checked(chosen: &Chosen, file: &Path) -> Result<Vec<String>, Failure> {
     let start = StartArgs {
         enforcement: None,
@@ -223,14 +223,14 @@ fn checked(chosen: &Chosen, file: &Path) -> Result<Vec<String>, Failure> {
     Ok(inference.warnings().chain(unresolved.map(|why| why.to_string())).collect())
 }
 
-/// What the agent must be told, where it is one that cofferdam knows.
+/// Returns the settings file of a known agent, and its text.
 fn settings(chosen: &Chosen) -> Option<(&'static str, String)> {
     let known = chosen.agent.known()?;
     let model = chosen.model_for(known).unwrap_or_default();
     Some((known.settings, (known.text)(&model, &chosen.token)))
 }
 
-/// A word of the agent's own, that nobody guesses.
+/// Makes a token for the agent that can't be guessed.
 fn token() -> Result<String, Failure> {
     let mut bytes = [0; 24];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -267,13 +267,13 @@ fn report(args: &OnboardArgs, chosen: &Chosen, notes: &[String], wrote: &Wrote, 
     Ok(0)
 }
 
-/// The commands that come next, each of which works as it stands.
+/// The commands to run next. Each works as it is printed.
 struct Next {
-    /// One after the other.
+    /// Commands to run first, one after the other.
     first: Vec<String>,
-    /// Stays in the foreground.
+    /// The command that starts the sandbox; it stays in the foreground.
     up: String,
-    /// While it does.
+    /// The command to run while that one runs.
     beside: String,
 }
 
@@ -297,7 +297,7 @@ fn next(root: Option<&Root>, args: &OnboardArgs, chosen: &Chosen) -> Next {
     Next { first, up: format!("{cofferdam} up -f {file}"), beside: format!("{cofferdam} {beside}") }
 }
 
-/// Whether this is the state directory of a call from here that names none.
+/// Whether a command without `--state` would use this state directory too.
 fn is_usual(root: &Root) -> bool {
     let usual = std::env::var_os("COFFERDAM_STATE").map(PathBuf::from);
     Root::locate(usual.as_deref()).is_ok_and(|usual| usual.dir() == root.dir())

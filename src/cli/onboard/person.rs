@@ -1,4 +1,4 @@
-//! The same, asked of a person: what was typed isn't asked again.
+//! Makes the choices by asking a person. What was typed as an option isn't asked again.
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use crate::console::one_line;
 use crate::failure::Failure;
 use crate::name::Name;
 
-/// What a file is to say, and what is to be told of it.
+/// Returns the choices for the file, and notes for the operator.
 ///
 /// # Errors
-/// What can't be had, or that nobody answers any more.
+/// A choice isn't possible, or the answers have ended.
 pub fn chosen<R: BufRead, W: Write>(
     person: &mut Person<R, W>,
     args: &OnboardArgs,
@@ -114,7 +114,7 @@ fn which_providers<R: BufRead, W: Write>(
     Ok(offers)
 }
 
-/// Which of these, or one that is typed.
+/// Asks which of these providers to use, or for another one.
 fn offered<R: BufRead, W: Write>(
     person: &mut Person<R, W>,
     offers: Vec<Offer>,
@@ -147,7 +147,8 @@ fn offered<R: BufRead, W: Write>(
     )
 }
 
-/// Which model the first provider is to be asked for, where an agent must be told one.
+/// Asks which model to use, if the agent must be told one. It is for the first provider that the agent can
+/// speak to.
 fn which_model<R: BufRead, W: Write>(
     person: &mut Person<R, W>,
     offers: &mut [Offer],

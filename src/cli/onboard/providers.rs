@@ -1,7 +1,7 @@
-//! Which providers a file gets: what was typed, or of what was detected as much as nobody could be surprised
-//! by.
+//! Chooses the file's providers: what was typed, or so few of the detected ones that the choice surprises
+//! nobody.
 //!
-//! What is typed may be a key by mistake: no message here repeats it.
+//! What was typed may be a key by mistake, so no message here repeats it.
 
 use gateway::base_url::BaseUrl;
 use gateway::config::{Cost, Kind, Provider, StreamUsage, Trust};
@@ -13,14 +13,14 @@ use crate::cli::provider::detect::{Detected, Offer};
 use crate::cli::provider::known::SERVICES;
 use crate::failure::Failure;
 
-/// What `--provider` takes.
+/// What `--provider` takes, for messages.
 const TAKES: &str = "--provider takes `detect`, `none`, or KIND=URL with ,CREDENTIAL behind it where a key is needed, such as \
                      openai=https://integrate.api.nvidia.com/v1,env:NVIDIA_API_KEY";
 
-/// Every `--provider` that was typed; none where they are to be detected.
+/// Returns every `--provider` that was typed; `None` if they are to be detected.
 ///
 /// # Errors
-/// What can't be read, without repeating it.
+/// A provider can't be parsed; the message doesn't repeat it.
 pub fn typed(given: &[String]) -> Result<Option<Vec<Offer>>, Failure> {
     let words: Vec<&str> = given.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -40,10 +40,10 @@ pub fn typed(given: &[String]) -> Result<Option<Vec<Offer>>, Failure> {
     Ok(Some(these.providers))
 }
 
-/// `KIND=URL[,CREDENTIAL]`.
+/// Parses `KIND=URL[,CREDENTIAL]`.
 ///
 /// # Errors
-/// Which part is wrong, without repeating it.
+/// The message says which part is wrong, and doesn't repeat it.
 pub fn one(text: &str) -> Result<Provider, String> {
     let (kind, rest) = text.split_once('=').ok_or("a provider has a kind, `=` and a URL")?;
     let kind =
@@ -81,8 +81,9 @@ fn name_of(provider: &Provider) -> &'static str {
     }
 }
 
-/// Of what was found the first that the agent can speak to, of each kind where that isn't known: what an
-/// agent says goes to nobody whom nobody chose, not even where the first fails.
+/// Splits the offers: the first one that the agent can speak to (the first of each kind if that isn't known),
+/// and the rest. An agent's requests must not go to a provider that the operator didn't choose, not even when
+/// the first one fails.
 pub fn first_fit(offers: Vec<Offer>, agent: &Agent) -> (Vec<Offer>, Vec<Offer>) {
     let speaks = agent.known().map(|known| known.speaks);
     let mut seen: Vec<Kind> = Vec::new();
@@ -97,7 +98,7 @@ pub fn first_fit(offers: Vec<Offer>, agent: &Agent) -> (Vec<Offer>, Vec<Offer>) 
 /// Puts a model in front, at the first provider that the agent can speak to.
 ///
 /// # Errors
-/// Where there is none.
+/// There is none.
 pub fn with_model(offers: &mut [Offer], agent: &Agent, model: &str) -> Result<(), Failure> {
     let speaks = agent.known().map(|known| known.speaks);
     let offer = offers.iter_mut().find(|offer| speaks.is_none_or(|speaks| speaks == offer.provider.kind));

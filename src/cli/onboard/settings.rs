@@ -1,7 +1,7 @@
-//! What an agent must be told of its model, as a file in its home: written into a workspace once, and never
-//! over what is there.
+//! The settings file in an agent's home that tells it about its model. It is written into a workspace once,
+//! and never over an existing file.
 //!
-//! An agent may have had that workspace before: nothing here goes through a link of its.
+//! An agent may have used that workspace before, so no link in it is followed.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,15 +14,15 @@ use serde_json::json;
 use super::agents::OPENCLAW_PORT;
 use super::made::Made;
 
-/// Where every agent's model is.
+/// The URL of every agent's model.
 const BASE_URL: &str = "https://inference.local/v1";
 
-/// The text of an agent's file, of its model's name and a token. That is the agent's own, for who asks it
-/// from outside: no provider's key is among what it is told.
+/// Makes the text of an agent's file from its model's name and a token. The token is the agent's own, for
+/// clients that reach it from outside; no provider's key is in the file.
 pub type Text = fn(model: &str, token: &str) -> String;
 
-/// Claude Code's. Without it, it looks for its maker's host before the first conversation, and ends where it
-/// may not.
+/// Claude Code's. Without this file the agent connects to its maker's host before the first conversation, and
+/// exits if it may not.
 pub fn claude(_: &str, _: &str) -> String {
     format!("{}\n", json!({ "hasCompletedOnboarding": true }))
 }
@@ -32,7 +32,7 @@ pub fn codex(model: &str, _: &str) -> String {
     format!(
         "model = {}\nmodel_provider = \"inside\"\n\n[model_providers.inside]\nname = \"inside\"\nbase_url = \"{BASE_URL}\"\n\
          env_key = \"OPENAI_API_KEY\"\nwire_api = \"responses\"\n",
-        // A model's name is printable ASCII, in which TOML's escapes are JSON's.
+        // A model's name is printable ASCII, for which TOML's escapes are the same as JSON's.
         json!(model)
     )
 }
@@ -69,11 +69,11 @@ fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Puts a file there, below `home`; false where there is something already. What is made for it is in `made`,
-/// the ways to it too.
+/// Writes a file below `home`. Returns false if it exists already. What is made, directories too, is added to
+/// `made`.
 ///
 /// # Errors
-/// When it can't be written, or a link stands on the way.
+/// It can't be written, or a link is on the way to it.
 pub fn put(made: &mut Made, home: &Path, file: &str, text: &str) -> io::Result<bool> {
     let mut dir = open(home, DIRECTORY, Mode::empty())?;
     let mut parts = Path::new(file).components().peekable();
@@ -111,7 +111,7 @@ mod tests {
         std::os::unix::fs::symlink(away.join("new"), home.join("dangling")).unwrap();
         assert!(!put(&home, "dangling", "x").unwrap());
         assert_eq!(std::fs::read_dir(&away).unwrap().count(), 0);
-        // What isn't kept goes, and nothing that a link was put in place of.
+        // What isn't kept is removed, but nothing that a link was put in place of.
         std::fs::create_dir_all(away.join("b")).unwrap();
         std::fs::write(away.join("b/c"), "theirs").unwrap();
         std::fs::rename(home.join(".a"), home.join(".moved")).unwrap();

@@ -1,4 +1,5 @@
-//! What was typed, and nothing asked: what is missing has its default, or is an error that names the option.
+//! Makes the choices from the options alone, without questions. A missing option has a default, or is an
+//! error that names it.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -14,10 +15,10 @@ use crate::failure::Failure;
 use crate::name::Name;
 use crate::site::policies::{self, Choice};
 
-/// What a file is to say, and what is to be told of it.
+/// Returns the choices for the file, and notes for the operator.
 ///
 /// # Errors
-/// What is missing or can't be had.
+/// A choice is missing or isn't possible.
 pub fn chosen(args: &OnboardArgs) -> Result<(Chosen, Vec<String>), Failure> {
     let agent = agent(args)?.ok_or_else(|| {
         Failure::refused(format!(
@@ -41,10 +42,10 @@ pub fn chosen(args: &OnboardArgs) -> Result<(Chosen, Vec<String>), Failure> {
     Ok((chosen, notes))
 }
 
-/// The agent that was typed.
+/// Returns the agent that was typed, if any.
 ///
 /// # Errors
-/// That it isn't known, or can't be run.
+/// It isn't known, or can't be run.
 pub fn agent(args: &OnboardArgs) -> Result<Option<Agent>, Failure> {
     if let Some(name) = &args.agent {
         let known = Known::named(name)?;
@@ -60,32 +61,33 @@ pub fn agent(args: &OnboardArgs) -> Result<Option<Agent>, Failure> {
     Ok((!command.is_empty()).then_some(Agent::Command(command)))
 }
 
-/// The name that was typed.
+/// Returns the name that was typed, if any.
 ///
 /// # Errors
-/// That it can't be one.
+/// It can't name a sandbox.
 pub fn name(args: &OnboardArgs) -> Result<Option<Name>, Failure> {
     args.name.as_deref().map(Name::parse).transpose()
 }
 
-/// Whether each preset is a built-in one.
+/// Checks that each preset is a built-in one.
 ///
 /// # Errors
-/// The first that isn't, and which there are.
+/// The first that isn't; the message lists those that there are.
 pub fn presets(names: &[String]) -> Result<(), Failure> {
-    // The file that is written may come to lie elsewhere: one of the operator's own is added to it by hand.
+    // A preset file isn't accepted here, since the configuration may be moved: the operator can add one by
+    // hand.
     names.iter().try_for_each(|name| built_in::preset(name).map(drop)).map_err(Failure::refused)
 }
 
-/// Where programs are looked for.
+/// Returns the caller's `PATH`.
 pub fn path() -> std::ffi::OsString {
     std::env::var_os("PATH").unwrap_or_default()
 }
 
-/// What the file's policy shows of this machine.
+/// Returns which paths of this machine the file's policy shows.
 ///
 /// # Errors
-/// Never, as long as the built-in profile is one.
+/// None, as long as the built-in profile is valid.
 pub fn shown() -> Result<Vec<PathBuf>, Failure> {
     let source = policies::source(&Choice { base: None, presets: Vec::new() })?;
     Ok(agents::shown(policies::check(&source, true)?.policy()))
@@ -99,15 +101,16 @@ fn detected(agent: &Agent) -> Result<(Vec<Offer>, Vec<String>), Failure> {
     Ok((used, left.chain(detected.notes).collect()))
 }
 
-/// An agent that must be told of its model finds it in its home, which has to be there by then.
+/// Returns the default workspace. A known agent has one: it reads its settings from its home, which must
+/// exist for them to be written.
 pub fn default_workspace(agent: &Agent, name: &Name) -> Option<PathBuf> {
     agent.known().is_some().then(|| PathBuf::from(name.as_str()))
 }
 
-/// A path that was typed, as the file has it: from where the file is.
+/// Converts a typed path into one for the file, where paths are relative to the file.
 ///
 /// # Errors
-/// Without a working directory; where it can't stand in a file.
+/// There is no working directory, or the path isn't UTF-8.
 pub fn from_file(file: &Path, typed: &Path) -> Result<PathBuf, Failure> {
     if typed.to_str().is_none() {
         return Err(Failure::refused(format!(
@@ -125,8 +128,8 @@ pub fn from_file(file: &Path, typed: &Path) -> Result<PathBuf, Failure> {
     Ok(std::path::absolute(typed)?)
 }
 
-/// Whether a command's program can be found inside, as far as that can be seen from here: one by a path of
-/// the workspace's can't.
+/// Returns a warning if a command's program won't be found inside, as far as that can be seen from here: not
+/// for a path in the workspace.
 ///
 /// # Errors
 /// See [`shown`].
@@ -147,10 +150,11 @@ pub fn runs(agent: &Agent) -> Result<Vec<String>, Failure> {
     })
 }
 
-/// Whether the agent's protocol is among those that are spoken, and its model is known.
+/// Checks that a provider speaks the agent's protocol, and that its model is known. Returns a warning if no
+/// provider does.
 ///
 /// # Errors
-/// Where it must be told a model, and nobody said which.
+/// The agent must be told a model, and none was given.
 pub fn speaks(chosen: &Chosen) -> Result<Vec<String>, Failure> {
     let Some(known) = chosen.agent.known() else { return Ok(Vec::new()) };
     let kind = known.speaks;

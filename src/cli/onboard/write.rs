@@ -1,8 +1,8 @@
-//! What was chosen becomes files: all of them, or none.
+//! Writes the chosen files: all of them, or none.
 //!
-//! Nothing is written over but the configuration, where `--force` names it. Whatever can fail comes before
-//! the first name that is taken, and the configuration takes its own last; signals wait until everything is
-//! there or gone again.
+//! Only the configuration may be overwritten, with `--force`. Whatever can fail comes before the first file
+//! gets its name, and the configuration gets its name last. Signals wait until everything is written, or
+//! removed again.
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,33 +16,34 @@ use crate::failure::Failure;
 use crate::heart;
 use crate::kept::{self, Aside};
 
-/// A policy is watched by the supervisor, which is another user's as root. It is no secret.
+/// The mode of a policy file: readable by all, since the supervisor watches it and, when started as root,
+/// runs as another user. A policy is no secret.
 const POLICY_MODE: u32 = 0o644;
 
-/// The files.
+/// The files to write.
 pub struct Files<'a> {
-    /// The configuration's place.
+    /// The configuration's path.
     pub file: &'a Path,
     /// Its text.
     pub text: &'a str,
-    /// The policy beside it, where it has one of its own: its name and text.
+    /// The sandbox's own policy beside it, if any: its name and text.
     pub policy: Option<(String, String)>,
-    /// Whether the configuration takes the place of one that stands there. A policy never does.
+    /// Whether the configuration replaces an existing one. A policy never does.
     pub force: bool,
-    /// The workspace, as whoever is here reaches it.
+    /// The workspace's path, from our working directory.
     pub workspace: Option<&'a Path>,
-    /// What the agent is told, by its path in the workspace.
+    /// The agent's settings: the path in the workspace, and the text.
     pub settings: Option<(&'a str, String)>,
 }
 
-/// Writes them; whether the agent's settings are new.
+/// Writes the files. Returns whether the agent's settings were written.
 ///
 /// # Errors
-/// What can't be written. Nothing is left then of what was.
+/// A file can't be written. What was written before is removed.
 pub fn write(files: &Files<'_>) -> Result<bool, Failure> {
     let signals = heart::hold_signals()?;
     let written = all(files);
-    // Whoever was asked to end meanwhile ends of that, here.
+    // A signal that arrived meanwhile ends this process here.
     signals.release()?;
     written
 }
@@ -80,7 +81,7 @@ fn all(files: &Files<'_>) -> Result<bool, Failure> {
     Ok(are_new)
 }
 
-/// The workspace, and what the agent is told in it; whether that is new.
+/// Makes the workspace, and writes the agent's settings into it. Returns whether they were written.
 fn within(workspace: &Path, settings: Option<&(&str, String)>, made: &mut Made) -> Result<bool, Failure> {
     let parent = opened(kept::beside(workspace)).map_err(told(workspace))?;
     if let Some(name) = workspace.file_name() {
@@ -90,10 +91,10 @@ fn within(workspace: &Path, settings: Option<&(&str, String)>, made: &mut Made) 
     settings::put(made, workspace, file, text).map_err(told(&workspace.join(file)))
 }
 
-/// Whether that very policy stands there already.
+/// Whether exactly this policy is there already.
 ///
 /// # Errors
-/// Where anything else does: it is somebody's, and nothing here was told to take its place.
+/// Something else is there: it isn't ours, and this command was not told to replace it.
 pub fn policy_stands(place: &Path, text: &str) -> Result<bool, Failure> {
     match place.symlink_metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -121,7 +122,7 @@ fn told(path: &Path) -> impl Fn(io::Error) -> Failure {
     move |e| Failure::refused(format!("{path}: {e}"))
 }
 
-/// A file that isn't written over.
+/// Returns the refusal to overwrite a file.
 pub fn is_there(file: &Path) -> Failure {
     Failure::refused(format!(
         "{} is there already: name another by --file, or --force to write over it",
@@ -204,7 +205,7 @@ mod tests {
         [true, false].into_iter().for_each(refused);
         assert_eq!((place.text("p.yaml").as_str(), place.text("c.yaml").as_str()), ("by hand", "theirs"));
         assert_eq!(place.names(), ["c.yaml", "p.yaml"]);
-        // Nor is it taken for ours where a link leads to the same text.
+        // A link to a file with the same text doesn't count as ours either.
         fs::remove_file(place.at("p.yaml")).unwrap();
         fs::write(place.at("elsewhere"), "seen").unwrap();
         symlink("elsewhere", place.at("p.yaml")).unwrap();
@@ -239,8 +240,8 @@ mod tests {
         );
     }
 
-    /// Somebody who may write beside it puts a link in the policy's place, over and over: what it leads to
-    /// stays as closed as it was.
+    /// Another user who may write to the directory keeps putting a link in the policy's place: the mode of
+    /// the link's target must not change.
     #[test]
     fn no_mode_is_set_through_a_link() {
         let place = Place::new();

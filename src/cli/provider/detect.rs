@@ -1,8 +1,9 @@
 //! `cofferdam provider detect`: model servers that already answer on this machine's loopback, and keys in the
 //! environment.
 //!
-//! Whoever has an account here can listen on a port: what answers is asked for its models, without a key, and
-//! offered only where it is ours or the system's. Values of variables are looked at, and never shown.
+//! Any user of this machine can listen on a port. So a server that answers is asked for its models without a
+//! key, and offered only if it runs as our user or as the system's. Values of variables are checked, and
+//! never shown.
 
 use std::time::Duration;
 
@@ -22,22 +23,22 @@ use crate::cli::wait_for;
 use crate::console::{one_line, print, print_json, say};
 use crate::failure::{Failure, Outcome};
 
-/// A server on this machine that doesn't answer within this isn't waited for.
+/// How long a server on this machine may take to answer.
 const WITHIN: Duration = Duration::from_secs(2);
-/// Where a provider stands, under `inference:` and `providers:`.
+/// The indent of a provider below `inference:` and `providers:`.
 const INDENT: &str = "    ";
-/// Names of models that are shown.
+/// How many names of models are shown.
 const NAMES_SHOWN: usize = 8;
 
 /// A provider that could be used.
 #[derive(Debug, Clone, Serialize)]
 pub struct Offer {
-    /// What its entry is to be called.
+    /// The name of its entry.
     pub name: String,
     /// Its entry.
     #[serde(flatten)]
     pub provider: Provider,
-    /// Its models, where it was asked.
+    /// Its models, if it was asked for them.
     pub models: Vec<SmolStr>,
     /// What was found, in one line.
     pub found: String,
@@ -48,11 +49,11 @@ pub struct Offer {
 pub struct Detected {
     /// Providers, servers on this machine first.
     pub providers: Vec<Offer>,
-    /// What is there and can't be used as it is, and why; in one line each.
+    /// What was found but can't be used as it is, and why; one line each.
     pub notes: Vec<String>,
 }
 
-/// Prints what there is, as it would stand under `inference.providers`.
+/// Prints what was found, as lines for `inference.providers`.
 pub fn detect(ports: &[u16], json: bool) -> Outcome {
     let detected = look(ports)?;
     if json {
@@ -79,10 +80,10 @@ pub fn detect(ports: &[u16], json: bool) -> Outcome {
     Ok(0)
 }
 
-/// Looks at these ports, or at those that are known, and at the environment.
+/// Checks these ports, or the known ones if none are given, and the environment.
 ///
 /// # Errors
-/// Where nothing can be asked at all.
+/// No server can be asked at all.
 pub fn look(ports: &[u16]) -> Result<Detected, Failure> {
     let named: Vec<Server> =
         ports.iter().map(|port| Server { port: *port, name: "local", what: "a model server" }).collect();
@@ -123,7 +124,7 @@ fn at(server: &Server) -> Provider {
     }
 }
 
-/// What a server answered, and whose it was before the question and behind the answer.
+/// A server's answer, and whether its owner was known both before the question and after the answer.
 struct Answered {
     count: usize,
     models: Vec<SmolStr>,
@@ -133,8 +134,8 @@ struct Answered {
 async fn ask(road: &Road, server: &Server) -> Result<Answered, Fault> {
     let ready = ready(&server.name.into(), &at(server), None)
         .map_err(|faults| Fault::OtherProtocol(faults.to_string()))?;
-    // A stranger may come once ours is gone, or go once it has the question: who answers was there at both
-    // ends.
+    // The owner is checked before and after: another user's server may take the port once ours is gone, or be
+    // gone again once it has the question. The server that answers was there at one of the two times.
     let before = owner::known(server.port);
     let said = road.ask(&ready, Question::Models).await?.said;
     let owner = before.and_then(|()| owner::known(server.port));
@@ -158,7 +159,7 @@ impl Detected {
                 let name = self.free_name(server.name);
                 self.providers.push(Offer { name, provider: at(server), models, found });
             }
-            // Nobody there.
+            // Nothing listens there.
             Err(Fault::Connect(_) | Fault::NotConnected(_)) => {}
             Err(fault @ Fault::Refused { .. }) => self.notes.push(format!(
                 "localhost:{port} {fault}: if it is your model server, {} with a `credential`",
@@ -200,7 +201,7 @@ impl Detected {
         });
     }
 
-    /// The name, with a number behind it where it is taken.
+    /// Returns the name, with a number appended if it is taken.
     pub fn free_name(&self, name: &str) -> String {
         let is_taken = |name: &str| self.providers.iter().any(|offer| offer.name == name);
         let numbered = (2..).map(|n| format!("{name}-{n}"));
@@ -208,7 +209,7 @@ impl Detected {
     }
 }
 
-/// How many models, and the first of their names.
+/// Returns the number of models and the first names, in words.
 fn told(count: usize, names: &[SmolStr]) -> String {
     let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(SmolStr::as_str).collect();
     let more = if count > shown.len() { ", …" } else { "" };

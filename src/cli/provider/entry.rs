@@ -1,14 +1,14 @@
-//! A provider as its line under `inference.providers`.
+//! Writes a provider as its line under `inference.providers`.
 //!
-//! What it writes is read back as the same, whatever stands in a URL or a path; a key can't stand there,
-//! since a provider's type has no place for one.
+//! The line reads back as the same provider, whatever characters a URL or path has. It can't hold a key,
+//! since a provider's type has no field for one.
 
 use std::fmt::Write as _;
 
 use gateway::config::{Cost, Provider, StreamUsage, Trust};
 use policy::quoted;
 
-/// The line, without indent.
+/// Returns the line, without indent.
 pub fn line(name: &str, provider: &Provider) -> String {
     let mut text = format!(
         "{}: {{ kind: {}, base_url: {}",
@@ -17,7 +17,7 @@ pub fn line(name: &str, provider: &Provider) -> String {
         quoted(&provider.base_url)
     );
     let mut field = |name: &str, value: &str| {
-        // Into a string: can't fail.
+        // Writing to a string can't fail.
         let _ = write!(text, ", {name}: {value}");
     };
     if let Some(reference) = provider.credential.as_ref().and_then(|credential| credential.reference()) {
@@ -32,7 +32,7 @@ pub fn line(name: &str, provider: &Provider) -> String {
     text
 }
 
-/// As the file has it.
+/// Returns the value as the file writes it.
 pub fn trust(trust: Trust) -> &'static str {
     match trust {
         Trust::High => "high",
@@ -42,7 +42,7 @@ pub fn trust(trust: Trust) -> &'static str {
     }
 }
 
-/// As the file has it.
+/// Returns the value as the file writes it.
 pub fn cost(cost: Cost) -> &'static str {
     match cost {
         Cost::PerToken => "per-token",
@@ -50,13 +50,13 @@ pub fn cost(cost: Cost) -> &'static str {
     }
 }
 
-/// A string as YAML has it: bare where nobody could take it for anything else.
+/// Writes a string as a YAML scalar: unquoted only if it can't be read as anything else.
 pub fn scalar(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:".contains(c);
     let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '.')
         && text.chars().all(plain)
         && !text.ends_with(':')
-        // Words of YAML, the old ones too, and what is read as a number (`.5`, `.inf`).
+        // No keyword of YAML (YAML 1.1's included), and nothing that is read as a number (`.5`, `.inf`).
         && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_lowercase().as_str())
         && (!text.starts_with('.') || text.starts_with("./") || text.starts_with("../"));
     if is_word { text.to_owned() } else { quoted(text) }

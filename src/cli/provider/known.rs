@@ -1,16 +1,16 @@
-//! What is known of model servers and services beforehand: ports, variables, places.
+//! The model servers and services that are known: their ports, variables and URLs.
 //!
-//! Data alone. A name here is a suggestion for `inference.providers`, an address that which the service
-//! itself tells its customers.
+//! Only data. A name is a suggestion for `inference.providers`; an address is the one that the service itself
+//! publishes.
 
 use gateway::config::{Kind, StreamUsage};
 
 /// A server that people run on their own machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Server {
-    /// Where it listens unless it is told otherwise.
+    /// The port on which it listens by default.
     pub port: u16,
-    /// What its entry is called.
+    /// The name that its entry gets.
     pub name: &'static str,
     /// What it is, for people.
     pub what: &'static str,
@@ -27,15 +27,15 @@ pub const SERVERS: [Server; 2] = [
 pub struct Service {
     /// The variable that its own client library reads.
     pub variable: &'static str,
-    /// The one by which the same library is led elsewhere, and the key with it.
+    /// The variable that sends the same library, and the key with it, to another server.
     pub elsewhere: Option<&'static str>,
-    /// What its entry is called.
+    /// The name that its entry gets.
     pub name: &'static str,
     /// Its protocol.
     pub kind: Kind,
-    /// Where it is.
+    /// Its base URL.
     pub base_url: &'static str,
-    /// Whether it may be asked what a stream used.
+    /// Whether it may be asked to report what a stream used.
     pub stream_usage: StreamUsage,
 }
 
@@ -43,7 +43,7 @@ const fn openai(variable: &'static str, name: &'static str, base_url: &'static s
     Service { variable, elsewhere: None, name, kind: Kind::Openai, base_url, stream_usage: StreamUsage::Ask }
 }
 
-/// In the order in which they are offered.
+/// The known services, in the order in which they are offered.
 pub const SERVICES: [Service; 9] = [
     Service {
         variable: "ANTHROPIC_API_KEY",

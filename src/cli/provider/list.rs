@@ -1,4 +1,4 @@
-//! `cofferdam provider list`: the kinds that the gateway can serve, and a file's providers.
+//! `cofferdam provider list`: the kinds of provider that the gateway can serve, and a file's providers.
 
 use std::path::Path;
 
@@ -10,12 +10,12 @@ use crate::config::Config;
 use crate::console::{Paint, one_line, print, print_json, table};
 use crate::failure::{Failure, Outcome};
 
-/// Where a file is looked for when none is named.
+/// The file that is read if none is named.
 const HERE: &str = "cofferdam.yaml";
-/// Set to 1, it has experimental kinds shown.
+/// The variable that shows experimental kinds if it is 1.
 const EXPERIMENTAL: &str = "COFFERDAM_EXPERIMENTAL";
 
-/// A kind for people.
+/// A kind of provider, as it is shown.
 #[derive(Serialize)]
 struct KindRow {
     kind: &'static str,
@@ -33,13 +33,13 @@ struct Row<'a> {
     cost: &'static str,
     /// The reference, never the key.
     credential: Option<String>,
-    /// Whether it leads to a key now; none where there is no reference.
+    /// Whether the reference leads to a key now; `None` without a reference.
     resolves: Option<bool>,
-    /// Why it doesn't, and the mend.
+    /// Why it doesn't, and the remedy.
     why: Option<String>,
 }
 
-/// Prints them.
+/// Prints the kinds and the file's providers.
 pub fn list(file: Option<&Path>, json: bool) -> Outcome {
     let file = file.or_else(|| Some(Path::new(HERE)).filter(|here| here.exists()));
     let config = file.map(read).transpose()?;
@@ -72,7 +72,7 @@ pub fn list(file: Option<&Path>, json: bool) -> Outcome {
     Ok(0)
 }
 
-/// What `up` reads, judged as `up` judges it.
+/// Reads a configuration and checks it as `up` does.
 ///
 /// # Errors
 /// Every fault of the file's `inference`.
@@ -93,7 +93,7 @@ fn kind(kind: Kind) -> KindRow {
 
 fn row<'a>(name: &'a str, provider: &'a Provider) -> Row<'a> {
     let reference = provider.credential.as_ref().and_then(|credential| credential.reference());
-    // The key is dropped, and wiped, where it was read.
+    // The key is dropped, and thereby wiped, as soon as it was read.
     let found = reference.map(|reference| reference.resolve().map(drop));
     Row {
         name,

@@ -1,7 +1,7 @@
-//! `cofferdam provider …`: what models are reached by, before any sandbox is there.
+//! `cofferdam provider …`: the providers of models, checked before there is any sandbox.
 //!
-//! Requests go the gateway's own road ([`gateway::probe`]) and never an agent's. A key goes to the provider
-//! that it is for and nowhere else: what is printed of it is its reference.
+//! Requests are sent as the gateway sends them ([`gateway::probe`]), never as an agent's. A key goes only to
+//! the provider that it is for; only its reference is printed.
 
 pub mod detect;
 pub mod entry;
@@ -14,7 +14,7 @@ mod test;
 use crate::cli::args::ProviderCommand;
 use crate::failure::Outcome;
 
-/// Runs one of the commands.
+/// Runs a `provider` command.
 pub fn provider(command: &ProviderCommand) -> Outcome {
     match command {
         ProviderCommand::List { file, json } => list::list(file.as_deref(), *json),

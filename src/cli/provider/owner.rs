@@ -1,9 +1,9 @@
-//! Whose the server at a port of this machine is, by the kernel's tables: anybody who has an account can
+//! Finds out which user runs the server at a port of this machine, from the kernel's tables: any user can
 //! listen on one.
 //!
-//! Nothing is trusted for want of an answer: a port where nobody is seen to listen is as doubtful as a
-//! stranger's. Looked at on both sides of a question, it says who served there then, not who will: what is
-//! written of it names a port, and no user.
+//! Missing information is never taken for trust: a port without a visible listener is as doubtful as another
+//! user's. Checked before and after a question, this says who served there then, not who will later: the
+//! entry that is written names a port, and no user.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -11,20 +11,21 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use nix::unistd::geteuid;
 
-/// Users below this are the system's own (login.defs(5): `SYS_UID_MAX`).
+/// Uids below this are the system's own (login.defs(5): `SYS_UID_MAX`).
 const FIRST_OF_PEOPLE: u32 = 1000;
-/// More of a table isn't read: a hundred thousand sockets.
+/// How many bytes of a table are read: a hundred thousand sockets.
 const TABLE_MAX: u64 = 16 << 20;
-/// `TCP_LISTEN`, as the tables have it.
+/// `TCP_LISTEN`, as the tables write it.
 const LISTENING: &str = "0A";
 
-/// Why a server isn't taken for this machine's own.
+/// Why a server isn't trusted as this machine's own.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
-    /// A person serves there who isn't us.
+    /// It is run by a person other than us.
     #[error("it is run by user {0}")]
     Stranger(u32),
-    /// It answers, and nobody listens: who did is gone, or was led to from elsewhere.
+    /// It answers, but no listener is seen: the listener is gone, or the connection was redirected to another
+    /// place.
     #[error("no listening process was found, so its owner is unknown")]
     Nobody,
     /// The tables don't say.
@@ -36,15 +37,15 @@ pub enum Doubt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Listener {
     uid: u32,
-    /// Whether `localhost` leads to it: not where it has another of the machine's addresses alone.
+    /// Whether `localhost` leads to it. False if it listens only on another address of the machine.
     is_near: bool,
 }
 
-/// Whether somebody listens at this port of `localhost`, and everybody who does at any address is us, root or
-/// one of the system's own.
+/// Checks that a process listens at this port of `localhost`, and that all listeners at this port of any
+/// address are run by us, root or another system user.
 ///
 /// # Errors
-/// [`Doubt`], whenever that can't be said.
+/// [`Doubt`] if that isn't so, or can't be told.
 pub fn known(port: u16) -> Result<(), Doubt> {
     let mut found = listeners(open("/proc/net/tcp")?, TABLE_MAX, port)?;
     match File::open("/proc/net/tcp6") {
@@ -72,7 +73,8 @@ fn unreadable(e: &io::Error) -> Doubt {
     Doubt::Unreadable(format!("the table of sockets: {e}"))
 }
 
-/// A table's sockets that listen at a port (proc_pid_net(5)); none of a table that isn't read to its end.
+/// Returns a table's sockets that listen at a port (proc_pid_net(5)). An error if the table can't be read to
+/// its end.
 fn listeners(table: impl Read, max: u64, port: u16) -> Result<Vec<Listener>, Doubt> {
     let mut table = BufReader::new(table.take(max));
     let mut found = Vec::new();
@@ -88,19 +90,19 @@ fn listeners(table: impl Read, max: u64, port: u16) -> Result<Vec<Listener>, Dou
     }
 }
 
-/// A line's socket, if it listens there; none where it is no line.
+/// Returns a line's socket, if it listens at the port. The outer `None` means that the line can't be parsed.
 fn listener(line: &str, port: u16) -> Option<Option<Listener>> {
     let mut fields = line.split_ascii_whitespace();
     let (local, state) = (fields.nth(1)?, fields.nth(1)?);
-    // Behind the state: queues, timer, retransmissions.
+    // Skips queues, timer and retransmissions, which come after the state.
     let uid = fields.nth(3)?.parse().ok()?;
     let (address, at) = local.rsplit_once(':')?;
     let at = u16::from_str_radix(at, 16).ok()?;
     Some((at == port && state == LISTENING).then(|| Listener { uid, is_near: is_near(address) }))
 }
 
-/// Whether an address is one of `localhost`'s, or every one. The tables have it as the machine's own 32-bit
-/// words.
+/// Whether an address is one of `localhost`'s, or the unspecified one. The tables write addresses as 32-bit
+/// words in the machine's byte order.
 fn is_near(address: &str) -> bool {
     let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
     let words = |octets: &[u8]| -> String {
@@ -156,7 +158,7 @@ mod tests {
         assert_eq!(judged(&[at(1001, true), at(0, false), at(999, true)], 1001), Ok(()));
         assert_eq!(judged(&[at(1001, true), at(1002, false)], 1001), Err(Doubt::Stranger(1002)));
         assert_eq!(judged(&[at(0, true), at(1001, true)], 0), Err(Doubt::Stranger(1001)));
-        // Ours at another address is nobody who answers here.
+        // Our own listener at another address isn't the one that answers here.
         assert_eq!(judged(&[at(1001, false)], 1001), Err(Doubt::Nobody));
     }
 
@@ -182,7 +184,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert_eq!(known(port), Ok(()));
-        // A connection that is there still says nothing of who listened.
+        // A remaining connection doesn't say which user listened.
         let _connection = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         let _accepted = listener.accept().unwrap();
         drop(listener);

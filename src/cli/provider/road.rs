@@ -1,4 +1,4 @@
-//! The road from this command to a provider: what the supervisor would go by, made once and gone with the
+//! The way from this command to a provider: the same as the supervisor's, made once, and gone with the
 //! process.
 
 use std::sync::Arc;
@@ -17,26 +17,26 @@ use crate::failure::Failure;
 use crate::plan::{Secrets, mark_of};
 use crate::start::{self, way_out};
 
-/// See the module.
+/// Asks providers as the supervisor would; see the module.
 pub struct Road {
     probe: Probe,
     redactor: SharedRedactor,
 }
 
 impl Road {
-    /// To servers on this machine, to which no key is sent.
+    /// Makes the way to servers on this machine, to which no key is sent.
     ///
     /// # Errors
-    /// Where this machine's resolver or roots can't be used.
+    /// This machine's resolver or root certificates can't be used.
     pub fn near(within: Duration) -> Result<Self, Failure> {
         let said = Said { upstream_ca: None, client_certs: &[], upstream_proxy: None };
         Self::new(said, &[], &[], within)
     }
 
-    /// As a configuration says. `keys` are its providers', by reference.
+    /// Makes the way that a configuration describes. `keys` are its providers' keys, by reference.
     ///
     /// # Errors
-    /// What of the way can't be read or used.
+    /// A certificate, a key or the proxy of the configuration can't be read or used.
     pub fn of(config: &Config, keys: &[(String, Secret)], within: Duration) -> Result<Self, Failure> {
         let mut secrets = Secrets::default();
         let client_certs = way_out::client_certs(&config.client_certs, &mut secrets)?;
@@ -78,13 +78,13 @@ impl Road {
         self.probe.ask(provider, question).await
     }
 
-    /// A text without any key that this road knows of: before it is shown, whatever it is of.
+    /// Masks every key that this road knows in a text. For any text, before it is shown.
     pub fn clean(&self, text: &str) -> String {
         self.redactor.redact(text).into_inner()
     }
 }
 
-/// A provider ready to be asked.
+/// Compiles a provider's entry into one that can be asked.
 ///
 /// # Errors
 /// What is wrong with its entry.

@@ -1,6 +1,7 @@
 //! `cofferdam provider test`: the cheapest real request to each provider, with its key.
 //!
-//! What came back is told in our words; in a provider's own, scrubbed, only where no key was sent.
+//! The result is reported in our own words. A provider's own words are shown, scrubbed, only if no key was
+//! sent to it.
 
 use std::path::Path;
 
@@ -19,14 +20,14 @@ use crate::cli::wait_for;
 use crate::console::{Paint, one_line, print, print_json, table, warn};
 use crate::failure::{Failure, Outcome};
 
-/// What came of one provider; every row has every key, with null where it says nothing.
+/// The result for one provider. Every row has every key, with null where there is no value.
 #[derive(Serialize)]
 struct Row {
     provider: SmolStr,
     kind: &'static str,
     base_url: String,
     ok: bool,
-    /// How many it lists, where it was asked.
+    /// How many models it lists, if it was asked for them.
     models: Option<usize>,
     first_byte_ms: Option<u128>,
     /// What kind of fault it is: a word for programs.
@@ -35,14 +36,14 @@ struct Row {
     mend: Option<String>,
 }
 
-/// What is wrong, from the key's place to the last byte of the answer.
+/// What can go wrong, from resolving the key to the last byte of the answer.
 enum Wrong {
     Credential(Unresolved),
     Entry(String),
     Asked(Fault),
 }
 
-/// Asks each; exit code 1 where one doesn't answer as it should.
+/// Asks each provider. Returns exit code 1 if one doesn't answer as it should.
 pub fn test(args: &ProviderTestArgs) -> Outcome {
     agent::own::no_core_files()?;
     let config = list::read(&args.file)?;
@@ -74,7 +75,7 @@ pub fn test(args: &ProviderTestArgs) -> Outcome {
     Ok(code)
 }
 
-/// The file's providers, or those that were named.
+/// Returns the file's providers, or those that were named.
 fn chosen(inference: Option<&Inference>, named: &[String], file: &Path) -> Result<Inference, Failure> {
     let refused = |why: String| Failure::refused(format!("{}: {why}", file.display()));
     let all = inference.filter(|inference| !inference.providers.is_empty()).ok_or_else(|| {
@@ -136,14 +137,14 @@ fn row(
         }
         Err(wrong) => {
             let (fault, why, mend) = told(&wrong, provider, question);
-            // Scrubbed where it came from; once more whatever it is, since it is shown.
+            // It was scrubbed at its source; it is scrubbed again, whatever it is, since it is shown.
             let why = Some(road.clean(&one_line(&why)));
             Row { fault: Some(fault), why, mend: mend.map(|mend| road.clean(&mend)), ..row }
         }
     }
 }
 
-/// A word for programs, what is wrong, and what helps.
+/// Returns a word for programs, what is wrong, and the remedy.
 fn told(
     wrong: &Wrong,
     provider: &Provider,

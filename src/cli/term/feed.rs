@@ -1,9 +1,8 @@
-//! What a sandbox tells, as messages for the model: its events as they come, everything else whenever it is
-//! looked at.
+//! Turns what a sandbox reports into messages for the model: its events as they come, everything else by
+//! polling.
 //!
-//! It is looked at every [`LOOK`], and sooner where an event says that something else is to be seen. A
-//! supervisor that dies takes the connections with it and nothing else: it is asked again until it answers,
-//! or until the sandbox has ended.
+//! It polls every [`LOOK`], and sooner if an event says that something has changed. When a supervisor dies,
+//! only the connections are lost: the sandbox is asked again until it answers or has ended.
 
 use std::time::Duration;
 
@@ -21,12 +20,12 @@ use crate::cli::live::SOON;
 use crate::cli::ps;
 use crate::state::{Name, Root};
 
-/// How often everything is looked at.
+/// The time between two polls.
 pub const LOOK: Duration = Duration::from_secs(2);
-/// At the soonest so long after the last look comes another, however much happens.
+/// The shortest time between two polls, however much happens.
 const AT_THE_SOONEST: Duration = Duration::from_millis(200);
 
-/// Tells of all sandboxes of this user that run; ends, with the reason, when none does.
+/// Reports all running sandboxes of this user. Returns the reason for the end, when none runs any more.
 pub async fn all(root: &Root, to: mpsc::Sender<Message>) -> String {
     loop {
         let running = match ps::there(root).await {
@@ -43,7 +42,7 @@ pub async fn all(root: &Root, to: mpsc::Sender<Message>) -> String {
     }
 }
 
-/// Tells of one sandbox; ends, with the reason, when that has.
+/// Reports one sandbox. Returns the reason for the end, when the sandbox has ended.
 pub async fn one(root: &Root, name: Name, client: Client, to: mpsc::Sender<Message>) -> String {
     let mut heart = None;
     loop {
@@ -59,11 +58,11 @@ pub async fn one(root: &Root, name: Name, client: Client, to: mpsc::Sender<Messa
     format!("'{name}' has ended: `cofferdam logs {name}` and `cofferdam audit show {name}` tell what it did")
 }
 
-/// Why nothing is heard any more.
+/// Why the sandbox can't be heard any more.
 enum Lost {
-    /// The sandbox that was watched isn't there; another may have its name.
+    /// The watched sandbox is gone; another one may have its name.
     Ended,
-    /// For this reason, for the time being.
+    /// It can't be heard for the time being, for this reason.
     For(Text),
 }
 
@@ -76,11 +75,11 @@ impl From<ClientError> for Lost {
     }
 }
 
-/// As long as one supervisor answers.
+/// Reports as long as one supervisor answers.
 async fn listen(client: &Client, heart: &mut Option<u32>, to: &mpsc::Sender<Message>) -> Lost {
     let something = Notify::new();
     let result = async {
-        // Listened to first, so that nothing is missed in between.
+        // The events are subscribed to first, so that nothing is missed in between.
         let events = soon(client.events()).await?;
         tokio::try_join!(hear(events, &something, to), look(client, heart, &something, to)).map(drop)
     };
@@ -142,12 +141,12 @@ async fn look(
 }
 
 async fn send(to: &mpsc::Sender<Message>, message: Message) -> Result<(), Lost> {
-    // Nobody listens any more: then it doesn't matter what has ended.
+    // An error means that the messages are no longer read: then it doesn't matter what has ended.
     to.send(message).await.map_err(|_| Lost::Ended)
 }
 
-/// Tells the operator's word, and what came of it. It is for exactly what was asked, never for a rule of
-/// another width.
+/// Sends the operator's answer, and returns its result in words. The answer holds for exactly what was asked,
+/// never for a wider or narrower rule.
 pub async fn answer(client: &Client, id: &str, answer: Answer) -> Result<Text, Text> {
     let (verdict, scope) = match answer {
         Answer::Once => (ApprovalVerdict::Approve, Some(Scope::Once)),

@@ -1,10 +1,10 @@
-//! The figures that are shown, out of the sandbox's own metrics in Prometheus' text format.
+//! Reads the figures that are shown from the sandbox's own metrics, in Prometheus' text format.
 
 use bytesize::ByteSize;
 use tui::Text;
 use tui::facts::{Figure, Tone};
 
-/// What is shown of the metrics.
+/// Returns the figures to show.
 pub fn of(metrics: &str) -> Vec<Figure> {
     let sum = |name: &str, label: &str| sum(metrics, name, label);
     let decisions = |verdict: &str| sum("cofferdam_decisions_total", &format!("verdict=\"{verdict}\""));
@@ -34,8 +34,8 @@ pub fn of(metrics: &str) -> Vec<Figure> {
     .into()
 }
 
-/// All series of a name whose labels have this one. In a label's value a quote has a backslash before it, so
-/// none can pass for a label.
+/// Sums all series of a name that have this label. Quotes in a label's value are escaped with a backslash, so
+/// no value can pass for a label.
 fn sum(metrics: &str, name: &str, label: &str) -> u64 {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']))?;
@@ -45,7 +45,7 @@ fn sum(metrics: &str, name: &str, label: &str) -> u64 {
         }
         value.parse::<f64>().ok()
     });
-    // Counts of things, which are written without a fraction as far as anybody counts.
+    // The values are counts, so converting to an integer loses no fraction.
     values.sum::<f64>() as u64
 }
 

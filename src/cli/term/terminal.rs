@@ -1,8 +1,8 @@
-//! The operator's terminal while `term` has it: raw, on its other screen; and itself again afterwards,
-//! whatever ends or stops us.
+//! The operator's terminal while `term` has it: in raw mode, on the alternate screen. It is restored
+//! afterwards, whatever ends or stops us.
 //!
-//! Frames are written by a thread of their own: a terminal that takes no more bytes (a slow line, Ctrl-S)
-//! keeps no key and no signal waiting. While one is being written no other is drawn.
+//! A separate thread writes frames, so that a terminal that takes no more bytes (a slow line, Ctrl-S) delays
+//! no key and no signal. While one frame is being written, no other is drawn.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,16 +22,16 @@ use tui::keys::Press;
 use tui::message::Message;
 use tui::screen::{Screen, leave};
 
-/// How long the last frame is waited for at the end, and how long a terminal that takes nothing.
+/// How long to wait for the last frame at the end, and for a terminal that takes no bytes.
 const LAST_FRAME: Duration = Duration::from_millis(500);
-/// Reads of keys that wait for the model: a person types no more ahead.
+/// How many reads of keys may wait for the model: a person types no further ahead.
 const KEYS: usize = 32;
 
-/// How long after an ESC what follows it may still belong to it, in milliseconds: terminals send a sequence
-/// at once.
+/// How many milliseconds after an ESC the following bytes may still belong to its sequence: terminals send a
+/// sequence at once.
 const ESCAPE_MS: u8 = 50;
 
-/// What has been done to the terminal, and is to be undone: by us, or by a panic on its way.
+/// The changes to the terminal that must be undone, by us or by the panic hook.
 struct Taken {
     raw: RawTerminal,
     out: OwnedFd,
@@ -44,7 +44,8 @@ impl Taken {
         Ok(Arc::new(Self { raw: RawTerminal::enter(input)?, out, is_ours: AtomicBool::new(true) }))
     }
 
-    /// Has a panic give it back before its words are written: on our screen nobody would ever read them.
+    /// Restores the terminal in a panic, before the panic's message is written: on our screen it would never
+    /// be read.
     fn give_back_in_a_panic(self: &Arc<Self>) {
         let (theirs, hook) = (Arc::clone(self), std::panic::take_hook());
         std::panic::set_hook(Box::new(move |panic| {
@@ -61,7 +62,7 @@ impl Taken {
     }
 }
 
-/// The terminal. Dropped, it is as before.
+/// The terminal. Dropping this restores it.
 pub struct Terminal {
     taken: Arc<Taken>,
     screen: Screen,
@@ -71,7 +72,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Takes it.
+    /// Takes the terminal.
     pub fn take() -> io::Result<Self> {
         let taken = Taken::new(io::stdin(), io::stdout())?;
         taken.give_back_in_a_panic();
@@ -88,9 +89,9 @@ impl Terminal {
         Ok(Self { taken, screen: Screen::new(), frames, done, is_writing: false })
     }
 
-    /// Its size, as the model wants it.
+    /// Returns the terminal's size as a message to the model.
     pub fn size(&self) -> Message {
-        // What tells no size is taken for the usual one.
+        // A terminal that reports no size is assumed to have the usual one.
         let (columns, rows) = window_of(io::stdout()).map_or((80, 24), |window| (window.cols, window.rows));
         Message::Resize { columns, rows }
     }
@@ -100,13 +101,13 @@ impl Terminal {
         !self.is_writing && self.taken.is_ours.load(Ordering::SeqCst)
     }
 
-    /// Draws a frame, which is written meanwhile.
+    /// Draws a frame, and has the thread write it.
     pub fn show(&mut self, model: &Model) {
-        // There is room: none is drawn while another is being written.
+        // The queue has room: no frame is drawn while another is being written.
         self.is_writing = self.frames.try_send(self.screen.frame(model)).is_ok();
     }
 
-    /// Waits until what is being written is; for ever where nothing is.
+    /// Waits until the current frame is written; for ever if there is none.
     pub async fn written(&mut self) -> io::Result<()> {
         if !self.is_writing {
             return std::future::pending().await;
@@ -122,8 +123,8 @@ impl Terminal {
         }
     }
 
-    /// Gives the terminal back and stops us, until somebody has us go on: then [`Self::take_again`] is due.
-    /// Where nobody could, we go on.
+    /// Restores the terminal and stops this process until it is continued: then [`Self::take_again`] must be
+    /// called. Does nothing if no shell could continue us.
     pub async fn stop(&mut self) {
         if !has_a_shell() {
             return;
@@ -133,10 +134,10 @@ impl Terminal {
         let _ = raise(Signal::SIGSTOP);
     }
 
-    /// Takes the terminal again: whoever had it meanwhile may have done anything to it. In the background
-    /// that waits until we aren't.
+    /// Takes the terminal again, whatever another program has done to it meanwhile. In the background this
+    /// waits until we are in the foreground.
     pub fn take_again(&mut self) {
-        // Gone: then the SIGHUP is on its way.
+        // An error means that the terminal is gone: the SIGHUP is on its way.
         if self.taken.raw.take_again().is_err() {
             return;
         }
@@ -144,7 +145,7 @@ impl Terminal {
         self.screen.forget();
     }
 
-    /// Gives it back for good, behind the last frame.
+    /// Restores the terminal for good, after the last frame.
     pub async fn finish(mut self) {
         self.settle().await;
     }
@@ -156,7 +157,7 @@ impl Drop for Terminal {
     }
 }
 
-/// The keys as they come, those together that were read at once, until the terminal gives none any more.
+/// Returns the keys as they come, grouped as they were read, until the terminal can't be read any more.
 pub fn keys() -> io::Result<mpsc::Receiver<io::Result<Vec<Press>>>> {
     let (sender, queue) = mpsc::channel(KEYS);
     std::thread::Builder::new().name("keys".into()).spawn(move || {
@@ -172,7 +173,8 @@ pub fn keys() -> io::Result<mpsc::Receiver<io::Result<Vec<Press>>>> {
     Ok(queue)
 }
 
-/// What comes next, or that nothing does where an ESC waits for more.
+/// Reads the next keys. If an ESC waits for the rest of its sequence, also returns when nothing follows in
+/// time.
 fn read(keys: &mut Keys) -> io::Result<Vec<Press>> {
     let input = io::stdin();
     let timeout = if keys.is_waiting() { PollTimeout::from(ESCAPE_MS) } else { PollTimeout::NONE };
@@ -191,26 +193,27 @@ fn read(keys: &mut Keys) -> io::Result<Vec<Press>> {
     }
 }
 
-/// What Ctrl-Z does where the terminal isn't raw: all that share it with us are told, a script that started
-/// us too.
+/// Does what Ctrl-Z does on a terminal that isn't raw: stops our whole process group, also a script that
+/// started us.
 pub fn stop_all() {
     if has_a_shell() {
         let _ = kill(Pid::from_raw(0), Signal::SIGTSTP);
     }
 }
 
-/// Whether somebody can have us go on: a shell that controls jobs gives each a process group. What a
-/// terminal's first process starts in its own group would stay stopped for ever.
+/// Whether a shell can continue us: a shell with job control gives each job its own process group. A process
+/// in the group of the terminal's first process would stay stopped for ever.
 fn has_a_shell() -> bool {
     getsid(None).is_ok_and(|session| session != getpgrp())
 }
 
-/// Writes all of it; with a time, as much as the terminal takes in that.
+/// Writes all bytes. With `within`, gives up when the terminal takes none for so long.
 fn write(out: &OwnedFd, mut bytes: &[u8], within: Option<Duration>) -> io::Result<()> {
     let timeout =
         within.map_or(PollTimeout::NONE, |time| PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO));
     while !bytes.is_empty() {
-        // Also where somebody who shares it with us has made it one that doesn't block.
+        // poll(2) is needed also because another process that shares the terminal may have made it
+        // non-blocking.
         if poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLOUT)], timeout)? == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -267,7 +270,7 @@ mod tests {
         assert!(is_cooked(&pty.slave));
     }
 
-    /// Nobody reads what is shown, and the window is full.
+    /// A terminal that takes no more bytes: its output isn't read, and its buffer is full.
     #[test]
     fn a_terminal_that_takes_nothing_is_given_back_all_the_same() {
         let pty = openpty(None, None).unwrap();

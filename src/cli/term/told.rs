@@ -1,5 +1,5 @@
-//! What a sandbox told, in the model's words. Every text goes through [`text`] or [`short`]: an agent may
-//! have chosen it.
+//! Converts what a sandbox reports to the model's types. Every text goes through [`text`] or [`short`]: an
+//! agent may have chosen it.
 
 use operator::types::{AgentStatus, Approval, ApprovalState, Event, SandboxState, Scope, Status, TreeNode};
 use serde_json::{Map, Value};
@@ -10,15 +10,15 @@ use crate::cli::live::{age, branch, last_exit, state};
 use crate::cli::ps;
 use crate::console::one_line;
 
-/// Characters of what is only read: an event's field, a failure.
+/// How many characters are shown of a text that is only read: an event's field, a failure.
 pub const SHORT: usize = 512;
 
-/// The whole of a text, harmless.
+/// Returns a whole text, made harmless.
 pub fn text(raw: &str) -> Text {
     Text::new(&one_line(raw))
 }
 
-/// Its beginning.
+/// Returns the beginning of a text, made harmless.
 fn short(raw: &str) -> Text {
     Text::cut(&one_line(raw), SHORT)
 }
@@ -59,7 +59,7 @@ fn agent(agent: &AgentStatus) -> Agent {
     }
 }
 
-/// The tree, a row each.
+/// Returns the tree, one row per node.
 pub fn tree(root: &TreeNode) -> Vec<Part> {
     let mut rows = Vec::new();
     branch(root, "", "", &mut rows);
@@ -73,7 +73,7 @@ fn part(row: Vec<String>) -> Part {
     Part { name, state, tone, up, restarts, failure }
 }
 
-/// A question, whole: it is decided about.
+/// Converts a question, without cutting any text: the operator decides by it.
 pub fn question(approval: &Approval) -> Question {
     Question {
         id: approval.id.clone(),
@@ -97,7 +97,7 @@ pub fn question(approval: &Approval) -> Question {
     }
 }
 
-/// An event; none for the end of what was allowed, whose decision was told.
+/// Converts an event. `None` for the end of an allowed request, whose decision was reported already.
 pub fn happening(event: &Event) -> Option<Happening> {
     let empty = Map::new();
     let fields = event.data.as_object().unwrap_or(&empty);
@@ -119,7 +119,7 @@ pub fn happening(event: &Event) -> Option<Happening> {
     })
 }
 
-/// The time of day, UTC as in the audit log.
+/// Returns the time of day, in UTC as in the audit log.
 fn time(at: &str) -> Text {
     at.parse::<jiff::Timestamp>()
         .map_or_else(|_| short(at), |t| Text::new(&t.strftime("%H:%M:%S").to_string()))
@@ -177,7 +177,7 @@ fn inference(fields: &Map<String, Value>) -> String {
     sentence(parts.into(), &of("detail"))
 }
 
-/// Of any other kind what there is, the most telling first.
+/// Describes an event of any other kind: all its fields, the most telling first.
 fn rest(fields: &Map<String, Value>) -> String {
     const FIRST: [&str; 6] = ["name", "id", "action", "control", "path", "change"];
     const NOT_HERE: [&str; 5] = ["kind", "version", "sha256", "failure", "detail"];
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(event.what.as_str(), "proxy failed restarts 2: panicked: boom");
         let model = json!({ "verdict": "allowed", "model": "m", "provider": "p", "code": 200, "input_tokens": 3, "output_tokens": 4 });
         assert_eq!(told("inference", model).unwrap().what.as_str(), "model m at p 200 3+4 tokens");
-        // Of a kind that is not known here, and of no form at all.
+        // An event of an unknown kind, and one without any known form.
         assert_eq!(
             told("control_missing", json!({ "control": "landlock" })).unwrap().what.as_str(),
             "landlock"

@@ -1,6 +1,7 @@
-//! How an agent is: what its actor tells, as status, the sandbox's end and the operator's one line have it.
+//! An agent's condition, as its actor reports it. The status, the sandbox's end and the operator's error line
+//! use it.
 //!
-//! Decides nothing: whether it is started again is its actor's matter, and the tree's.
+//! Decides nothing: whether an agent is started again is up to its actor and the actor tree.
 
 use std::path::{Path, PathBuf};
 
@@ -18,11 +19,11 @@ pub struct Condition {
     pub pid: Option<i32>,
     /// When the process was started or found, for its uptime.
     pub since: Option<std::time::Instant>,
-    /// Whether it answers: told only of one that runs and is asked.
+    /// Whether it answers. Meaningful only while it runs and has a health check.
     pub health: Health,
     /// Starts after the first.
     pub restarts: u64,
-    /// How it ended last, or what its failed start comes to.
+    /// How it ended last, or the exit code that its failed start stands for.
     pub last_exit: Option<ExitStatus>,
     /// Why it could not be started.
     pub refused: Option<String>,
@@ -53,7 +54,7 @@ impl Condition {
             }
             Told::Health(health) => self.health = *health,
             Told::Silent { .. } => self.health = Health::Failing,
-            // It goes on, or its end is told besides.
+            // The agent goes on, or its end is reported separately.
             Told::Curbed { .. } => {}
             Told::Refused { why, code, restarts } => {
                 (self.pid, self.since) = (None, None);
@@ -65,13 +66,13 @@ impl Condition {
     }
 }
 
-/// What an agent's command begins with.
+/// The program that an agent's command begins with.
 pub(super) struct Program {
     pub(super) name: String,
     pub(super) outside: Option<PathBuf>,
 }
 
-/// The one line for the operator: what could not be started, and what to do about it.
+/// Returns the one line for the operator that says what could not be started, and what to do about it.
 pub(in crate::compose) fn mend(program: &str, outside: Option<&Path>, why: &str, code: i32) -> String {
     let program = one_line(program);
     match (code, outside) {

@@ -1,9 +1,9 @@
-//! Where an agent's output goes, and from where its input comes: pipes or a terminal, of which the heart
-//! keeps an end.
+//! Where an agent's output goes and its input comes from: pipes or a terminal. The heart keeps one end of
+//! each.
 //!
-//! A start opens streams of its own, and what a supervisor before this one left in its pipes is taken up
-//! first. Must never lose a byte that the agent could write: whatever is handed to it, the heart has the
-//! other end of before.
+//! Every start of an agent opens new streams. What an earlier supervisor left in its pipes is resumed first.
+//! Must never lose a byte that the agent could write: the heart has the other end of a stream before the
+//! agent gets it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,14 +21,14 @@ use crate::compose::stdin::Stdin;
 use crate::compose::terminal::Terminal;
 use crate::plan::{Mode, slot};
 
-/// What follows a terminal's slot for the journal's write end.
+/// The suffix of a terminal's slot name for the journal's write end.
 const FEED: &str = ":feed";
-/// What follows a terminal's slot for its master.
+/// The suffix of a terminal's slot name for its master.
 const MASTER: &str = ":master";
-/// A terminal without a size.
+/// Rows and columns if the operator's terminal has no size.
 const USUAL_SIZE: (u16, u16) = (24, 80);
 
-/// Where an agent's output goes: into pipes that the heart keeps too, so that none of it is lost with this
+/// Directs an agent's output into pipes that the heart keeps too, so that none of it is lost with this
 /// process.
 pub(super) struct Output {
     pub(super) name: Arc<str>,
@@ -41,8 +41,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// The slot of one stream of one start. Every start has names of its own: the end of an old stream, which
-    /// a child of the old process may hold open for long, must not release what a new one needs.
+    /// Returns a slot name for one stream of one start. Every start has names of its own: when an old stream
+    /// ends, which a child of the old process may delay for long, a new one's slot must not be released.
     fn slot(&self, stream: StreamKind) -> String {
         static STARTS: AtomicU64 = AtomicU64::new(0);
         let start = STARTS.fetch_add(1, Ordering::Relaxed);
@@ -73,8 +73,8 @@ impl Output {
         let heart = self.heart.clone();
         let slots = [slot.clone(), format!("{slot}{FEED}"), format!("{slot}{MASTER}")];
         tokio::spawn(async move {
-            // An ended stream is not handed to a successor. Where its reader went away, the agent now gets
-            // SIGPIPE.
+            // An ended stream must not be handed to a successor. If it ended because its reader went away,
+            // the agent gets SIGPIPE from here on.
             handle.drained().await;
             for slot in slots {
                 let _ = heart.release(&slot).await;
@@ -83,7 +83,7 @@ impl Output {
         Ok(())
     }
 
-    /// Takes up the pipes that the heart kept from a supervisor before this one.
+    /// Resumes the pipes that the heart kept from an earlier supervisor.
     pub(super) fn resume(&self, handover: &mut Handover) -> io::Result<()> {
         for stream in [StreamKind::Stdout, StreamKind::Stderr] {
             let prefix = format!("{}{}:{}:", slot::OUTPUT, self.name, stream.as_str());
@@ -129,7 +129,7 @@ impl Output {
 impl AgentStreams for Output {
     fn open(&self) -> BoxFuture<'_, io::Result<Opened>> {
         Box::pin(async move {
-            // Somebody else may hold the other ends of an old start's, for ever.
+            // Other processes may hold the far ends of an old start's streams for ever.
             self.streams.leave(&self.name);
             if self.mode == (Mode::Foreground { tty: true }) {
                 let size = operator::client::window_of(io::stdin());

@@ -1,5 +1,4 @@
-//! What the control API says of agents, credentials, providers and controls: the supervisor's own types in
-//! the API's words.
+//! Converts the supervisor's own types for agents, credentials, providers and controls to the control API's.
 
 use agent::health::Health;
 use agent::protocol::CageReport;
@@ -29,7 +28,7 @@ pub(super) fn agent_status(agent: &Agent) -> AgentStatus {
     }
 }
 
-/// What an operator should know of a policy that is in force.
+/// Returns the warnings about a policy that is in force.
 pub(super) fn warnings(sandbox: &str, published: &policy::Published) -> Vec<String> {
     let left_out = published
         .left_out
@@ -46,7 +45,8 @@ fn health_word(health: Health) -> &'static str {
     }
 }
 
-/// By name, with where each may go: the section was checked before the start.
+/// Returns the credentials by name, with where each may go. The section was checked before the start, so
+/// reading it can't fail.
 pub(super) fn credential_status(section: &Section) -> Vec<CredentialStatus> {
     let told = section.told().unwrap_or_default().into_iter();
     told.map(|Told { name, env, uses }| CredentialStatus { name, env, uses }).collect()
@@ -66,7 +66,7 @@ pub(super) fn provider_status(provider: gateway::ProviderStatus) -> ProviderStat
     }
 }
 
-/// Every budget with what is used of it.
+/// Returns every budget with what is used of it.
 pub(super) fn budget_status(gateway: &gateway::Gateway) -> Vec<BudgetStatus> {
     let (standing, fault) = gateway.budgets();
     let status = |budget: gateway::budgets::Standing| {
@@ -94,7 +94,7 @@ pub(super) fn budget_status(gateway: &gateway::Gateway) -> Vec<BudgetStatus> {
     standing.into_iter().map(status).collect()
 }
 
-/// One row a control, from what the proof tried and what init said is missing.
+/// Returns one row per control, from what the proof tried and what init reports as missing.
 pub(super) fn controls(cage: &CageReport) -> Vec<ControlStatus> {
     let mut rows: Vec<ControlStatus> = Vec::new();
     for check in &cage.proof {
