@@ -65,7 +65,7 @@ impl Aside {
     /// the final path afterwards, since that may lead elsewhere by then.
     ///
     /// # Errors
-    /// As [`write`].
+    /// As [`write()`].
     pub fn write(place: &Path, bytes: &[u8], mode: u32) -> io::Result<Self> {
         if bytes.len() as u64 > MAX {
             return Err(io::ErrorKind::FileTooLarge.into());

@@ -45,7 +45,7 @@ const DOWN_PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
 /// The headers of the request to a provider.
 ///
 /// # Errors
-/// When the key can't stand in a header; [`crate::credential::Reference::resolve`] refuses such a key before.
+/// When the key can't stand in a header; [`redactor::Reference::resolve`] refuses such a key before.
 pub fn upstream(
     from: &HeaderMap,
     kind: Kind,
