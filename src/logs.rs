@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use redactor::open_unlinked;
 use redactor::pump::LogLine;
 
@@ -47,13 +48,18 @@ impl Logs {
     /// As [`Self::open`], or when what is there can't be read.
     pub fn open_last(dir: &Path, agent: Option<String>, lines: u64) -> io::Result<Self> {
         let mut all = Self::open(dir, agent.clone())?;
+        // An agent may write as fast as this reads: what comes meanwhile isn't counted.
+        let begun = Timestamp::now();
         let mut count = 0_u64;
-        while all.next_line()?.is_some() {
+        while all.next_line()?.is_some_and(|line| line.t <= begun) {
             count += 1;
         }
         let mut last = Self::open(dir, agent)?;
         for _ in 0..count.saturating_sub(lines) {
-            last.next_line()?;
+            // Fewer are left where a file was rotated away since they were counted.
+            if last.next_line()?.is_none() {
+                break;
+            }
         }
         Ok(last)
     }

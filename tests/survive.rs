@@ -364,6 +364,17 @@ fn an_agent_that_stays_down_is_told(stage: &Stage) -> Result<()> {
         &[("kind", "actor"), ("name", "agents/frail"), ("change", "gave_up")],
     )?;
     let mend = format!("cofferdam restart {name} agents/frail");
+    // No supervisor begins the count anew.
+    let starts = || {
+        let started = [("kind", "agent"), ("name", "frail"), ("change", "started")];
+        let records = common::audit(stage, &name)?;
+        Ok::<_, anyhow::Error>(records.iter().filter(|record| common::record_has(record, &started)).count())
+    };
+    let before = starts()?;
+    ensure!(before == 3, "{before} starts: the first, and two more");
+    common::replace_supervisor(stage, &name)?;
+    state("gave-up")?;
+    ensure!(starts()? == before, "it was started again by the next supervisor");
     // In the workspace, which is the agent's working directory.
     std::fs::write(stage.state().join(&name).join("workspace/mended"), "")?;
     stage.call(&["restart", &name, "agents/frail"])?.expect_code(0)?;

@@ -67,6 +67,8 @@ pub struct Surroundings<'a> {
     pub sink: Sink,
     /// Where standard input is led, for an agent in the foreground.
     pub stdin: Option<Stdin>,
+    /// The agents whose restarts were used up under an earlier supervisor.
+    pub gave_up: Vec<String>,
 }
 
 impl Surroundings<'_> {
@@ -103,6 +105,7 @@ impl Surroundings<'_> {
                 RestartPolicy::OnFailure => RestartOn::Failure,
                 RestartPolicy::Always => RestartOn::Always,
             },
+            gave_up: self.gave_up.contains(&plan.name.as_str().to_owned()),
             told: tell(plan, self.sink.clone(), Arc::clone(&condition)),
             judged: Judged::default(),
             watch: plan.health.as_ref().map(|health| super::health::watch(health, self.init)),
@@ -227,7 +230,8 @@ impl Agents {
                 tracing::warn!("{}", stays_down(self.service.as_deref(), &agent.name, &failure.to_string()));
             }
             Happened::Started { .. } => {
-                agent.condition.send_if_modified(|now| std::mem::take(&mut now.gave_up));
+                // The actor of an agent that gave up under an earlier supervisor starts, too, to find it over.
+                agent.condition.send_if_modified(|now| !now.over && std::mem::take(&mut now.gave_up));
             }
             _ => {}
         }

@@ -23,8 +23,17 @@ use super::stores::Refused;
 use crate::plan::{Mode, slot};
 use crate::sealed;
 
-/// Agents that are over, and how they ended.
-pub type Over = Vec<(String, ExitStatus)>;
+/// An agent that is over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    agent: String,
+    status: ExitStatus,
+    /// Its restarts were used up: only an operator starts it again. Init's table doesn't say that.
+    gave_up: bool,
+}
+
+/// The agents that are over.
+pub type Over = Vec<Ended>;
 
 /// The name of the sealed file with [`Stopped`] that the heart keeps.
 const STOPPED_FILE: &str = "cofferdam-stopped";
@@ -122,29 +131,30 @@ async fn keep(desk: &Desk, heart: &HeartLine) -> bool {
 
 /// Returns the agents that are over. `None` if init is gone, and everything with it.
 async fn who_is_over(desk: &Desk) -> Option<Over> {
-    let is_over = |name: &str| desk.agents.find(name).is_some_and(|agent| agent.condition.borrow().over);
-    let rows = desk.init.list().await.ok()?.into_iter();
-    Some(
-        rows.filter_map(|row| match row.state {
-            ProcessState::Exited(status) if is_over(&row.agent) => Some((row.agent, status)),
-            _ => None,
-        })
-        .collect(),
-    )
+    let ended = |row: ProcessRecord| {
+        let ProcessState::Exited(status) = row.state else { return None };
+        let now = desk.agents.find(&row.agent)?.condition.borrow().clone();
+        now.over.then_some(Ended { agent: row.agent, status, gave_up: now.gave_up })
+    };
+    Some(desk.init.list().await.ok()?.into_iter().filter_map(ended).collect())
 }
 
 /// Run by a supervisor before it starts any agent: tells a new init which agents are over, and has an old
 /// init forget the ends of the processes that were stopped for the turn. An earlier supervisor that died may
-/// have done either already.
+/// have done either already. Returns the agents whose restarts were used up.
 ///
 /// # Errors
 /// Errors of init, of the heart's channel, or of a kept file. No agent may be started then.
-pub async fn remember(handover: &mut Handover, init: &InitClient, heart: &HeartLine) -> Result<(), Refused> {
+pub async fn remember(
+    handover: &mut Handover,
+    init: &InitClient,
+    heart: &HeartLine,
+) -> Result<Vec<String>, Refused> {
+    let over = handover.take(slot::ENDED).map(sealed::read_json::<Over>).transpose()?.unwrap_or_default();
     match handover.beginning {
         Beginning::Cage => {
-            let over = handover.take(slot::ENDED).map(sealed::read_json::<Over>).transpose()?;
-            for (agent, status) in over.unwrap_or_default() {
-                init.remember(&agent, status).await?;
+            for Ended { agent, status, .. } in &over {
+                init.remember(agent, *status).await?;
             }
         }
         Beginning::SameCage => {
@@ -158,10 +168,10 @@ pub async fn remember(handover: &mut Handover, init: &InitClient, heart: &HeartL
                 heart.keep(slot::STOPPED, sealed::seal_json(STOPPED_FILE, &left)?.as_fd()).await?;
             }
         }
-        // Init's table says everything.
+        // Init's table says all that is to be known of ends.
         Beginning::Sandbox | Beginning::Succession => {}
     }
-    Ok(())
+    Ok(over.into_iter().filter(|ended| ended.gave_up).map(|ended| ended.agent).collect())
 }
 
 #[cfg(test)]

@@ -207,8 +207,8 @@ async fn build(
     note_start(&plan, &stores, handover);
     news::tell_all(&plan, &stores, heart, handover).await?;
 
-    another_cage::remember(handover, &init, heart).await?;
-    let (agents, specs) = agents(&plan, &init, heart, &stores, handover)?;
+    let gave_up = another_cage::remember(handover, &init, heart).await?;
+    let (agents, specs) = agents((&plan, gave_up), &init, heart, &stores, handover)?;
     let (captured, capturing) = watch::channel(proxy::Captured::default());
     let sockets = tree::Sockets {
         control: Arc::new(
@@ -278,7 +278,7 @@ async fn build(
 
 /// Returns the agents and the specs of their actors. Resumes the output that a predecessor left in pipes.
 fn agents(
-    plan: &Plan,
+    (plan, gave_up): (&Plan, Vec<String>),
     init: &InitClient,
     heart: &HeartLine,
     stores: &Stores,
@@ -289,7 +289,7 @@ fn agents(
         Mode::Service => None,
     };
     let sink = stores.audit.sink();
-    let around = Surroundings { plan, init, heart, streams: &stores.streams, sink, stdin };
+    let around = Surroundings { plan, init, heart, streams: &stores.streams, sink, stdin, gave_up };
     let both: std::io::Result<Vec<_>> =
         plan.agents.iter().map(|planned| around.agent(planned, handover)).collect();
     Ok(both?.into_iter().unzip())

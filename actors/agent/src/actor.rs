@@ -142,6 +142,8 @@ pub enum Told {
         status: ExitStatus,
         /// As for [`Told::Exited`].
         restarts: bool,
+        /// Whether its restarts were used up then.
+        gave_up: bool,
     },
     /// Its health has changed: it answers, or doesn't.
     Health(Health),
@@ -181,6 +183,9 @@ pub struct Arguments {
     pub streams: Arc<dyn Streams>,
     /// Which ends are followed by a start.
     pub restart_on: RestartOn,
+    /// Whether its restarts were used up under an earlier supervisor, so that no start follows the end that
+    /// was reported then.
+    pub gave_up: bool,
     /// Hears what becomes of the process. Must not block.
     pub told: Arc<dyn Fn(&Told) + Send + Sync>,
     /// The last end that was dealt with, see [`Judged`].
@@ -343,9 +348,11 @@ impl State {
         // the outcome: it refuses a start while there are survivors, see `start`.
         let _ = self.given.init.kill_strays(&self.given.name).await;
         let stopped = self.stopping.take();
-        let restarts = stopped.is_none() && self.given.restart_on.wants(status.success() && !self.silent);
+        let gave_up = self.noted && self.given.gave_up;
+        let restarts =
+            stopped.is_none() && !gave_up && self.given.restart_on.wants(status.success() && !self.silent);
         (self.given.told)(&match self.noted {
-            true => Told::WasOver { status, restarts },
+            true => Told::WasOver { status, restarts, gave_up },
             false => Told::Exited { status, stopped: stopped.is_some(), restarts },
         });
         self.given.judged.note(process);

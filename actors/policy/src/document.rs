@@ -113,6 +113,8 @@ fn write_endpoint(out: &mut String, endpoint: &Endpoint) {
         (endpoint.audit, "enforcement: audit"),
         (endpoint.public_only, "public_only: true"),
         (endpoint.allow_encoded_slash, "allow_encoded_slash: true"),
+        (endpoint.rewrites.bodies, "request_body_credential_rewrite: true"),
+        (endpoint.rewrites.messages, "websocket_credential_rewrite: true"),
     ] {
         if yes {
             line(out, 8, text);
@@ -272,6 +274,17 @@ mod tests {
             let again = parse("again", &text).unwrap_or_else(|e| panic!("{e}\n{text}")).policy;
             assert_eq!(again, all, "{text}");
         }
+    }
+
+    #[test]
+    fn whether_credentials_are_filled_in_survives() {
+        let endpoint = "host: a.test, port: 443, protocol: rest, access: full";
+        let both = "request_body_credential_rewrite: true, websocket_credential_rewrite: true";
+        let text =
+            format!("version: 1\nnetwork_policies: {{ a: {{ endpoints: [ {{ {endpoint}, {both} }} ] }} }}\n");
+        let policy = parse("p", &text).unwrap().policy;
+        let yaml = policy.to_yaml();
+        assert_eq!(parse("again", &yaml).unwrap().policy, policy, "{yaml}");
     }
 
     #[test]

@@ -47,10 +47,10 @@ impl Condition {
                 self.refused = None;
                 (self.over, self.gave_up) = (false, false);
             }
-            Told::Exited { status, restarts, .. } | Told::WasOver { status, restarts } => {
-                (self.pid, self.since) = (None, None);
-                self.last_exit = Some(*status);
-                self.over = !restarts;
+            Told::Exited { status, restarts, .. } => self.ended(*status, *restarts),
+            Told::WasOver { status, restarts, gave_up } => {
+                self.ended(*status, *restarts);
+                self.gave_up = *gave_up;
             }
             Told::Health(health) => self.health = *health,
             Told::Silent { .. } => self.health = Health::Failing,
@@ -63,6 +63,12 @@ impl Condition {
                 self.over = !restarts;
             }
         }
+    }
+
+    fn ended(&mut self, status: ExitStatus, restarts: bool) {
+        (self.pid, self.since) = (None, None);
+        self.last_exit = Some(status);
+        self.over = !restarts;
     }
 }
 

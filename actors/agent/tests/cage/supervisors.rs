@@ -110,6 +110,7 @@ fn arguments(
         spec: Arc::new(spec("a", argv)),
         streams: Arc::new(Silent),
         restart_on,
+        gave_up: false,
         told: Arc::new(move |told| drop(send.send(told.clone()))),
         judged: Judged::default(),
         watch: None,
@@ -157,8 +158,17 @@ fn what_is_over_is_not_run_again_by_a_new_supervisor(mode: Mode) {
             handle.await.expect("the actor ends");
             // And the next finds it told of.
             let (given, mut told) = arguments(&client, &["sh", "-c", script], restart_on);
+            // Nor does any end lead to a start where the restarts were used up before.
+            let (late, mut told_late) = arguments(&client, &["sh", "-c", script], restart_on);
+            let late = Arguments { gave_up: true, ..late };
+            let (_, handle) = Actor::spawn(None, AgentActor, late).await.expect("start");
+            assert_eq!(
+                told_late.recv().await,
+                Some(Told::WasOver { status, restarts: false, gave_up: true })
+            );
+            handle.await.expect("the actor ends in order");
             let (_, handle) = Actor::spawn(None, AgentActor, given.clone()).await.expect("start");
-            assert_eq!(told.recv().await, Some(Told::WasOver { status, restarts }));
+            assert_eq!(told.recv().await, Some(Told::WasOver { status, restarts, gave_up: false }));
             handle.await.expect("the actor ends");
             let rows = client.list().await.expect("list");
             assert_eq!((rows.len(), rows[0].process), (1, spawned.record.process), "another start");
