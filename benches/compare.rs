@@ -1,13 +1,13 @@
 //! What cofferdam costs, as ratios taken in one run: `cargo bench --bench compare`.
 //!
 //! - starting `/bin/true` in a sandbox against starting it bare, and under bubblewrap where that is
-//!   installed: the time until it has exited, the processors' time of all processes, and where the time goes
-//!   (`run --timings`);
+//!   installed: the time until it has exited, the CPU time of all processes, and where the time goes (`run
+//!   --timings`);
 //! - requests per second and the 99th percentile through the proxy against direct, for a relayed CONNECT
 //!   tunnel (`tls: skip`), an inspected one, and plain HTTP.
 //!
-//! Ratios hold across machines where figures don't. The same client program makes the requests on both sides:
-//! this one, copied into the sandbox.
+//! Ratios hold across machines where absolute figures don't. The same client program makes the requests on
+//! both sides: this program, copied into the sandbox.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panic")]
 
@@ -26,9 +26,9 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 
 /// First argument of the client role.
 const CLIENT: &str = "__client";
-/// Starts per contender, in turn, so that a slow moment strikes all alike.
+/// Starts per contender, taken in turn, so that a slow moment affects all alike.
 const STARTS: usize = 60;
-/// Starts of which every step is timed.
+/// Starts in which every step is timed.
 const TIMED: usize = 31;
 /// Connections side by side.
 const CONNECTIONS: usize = 8;
@@ -197,7 +197,7 @@ impl Bench {
     }
 }
 
-/// One start: until its exit, and what all its processes cost.
+/// One start: the time until its exit, and the CPU time of all its processes.
 #[derive(Clone, Copy)]
 struct Start {
     wall: Duration,
@@ -213,7 +213,7 @@ impl Start {
     }
 }
 
-/// Processors' time of every child that was waited for, and of theirs (getrusage(2)).
+/// CPU time of every child that was waited for, and of their children (getrusage(2)).
 fn children() -> Result<Duration> {
     use nix::sys::resource::{UsageWho, getrusage};
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
@@ -229,7 +229,7 @@ struct Median {
 }
 
 impl Median {
-    /// The kernel counts processors' time by ticks on some machines: hence the mean of it.
+    /// Some kernels count CPU time in ticks, so its mean is taken rather than its median.
     fn of(starts: &[Start]) -> Option<Self> {
         let mut walls: Vec<Duration> = starts.iter().map(|start| start.wall).collect();
         walls.sort();
@@ -239,7 +239,7 @@ impl Median {
     }
 }
 
-/// What a client says at its end.
+/// The figures that a client prints at its end.
 struct Figures {
     rate: f64,
     p99_ms: f64,

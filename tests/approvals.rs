@@ -1,5 +1,5 @@
-//! What no policy entry names, held for the operator's word: asked, answered once, for the run and for good,
-//! denied, taken back.
+//! Requests that no policy entry names are held for the operator's decision: asked about, approved once, for
+//! the run and for good, denied, and revoked.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// A sandbox whose agent reads lines from a pipe and does what they say, one answer a line.
+/// A sandbox whose agent runs the scripts that the test puts into its workspace, and prints one line for
+/// each.
 struct Asking<'a> {
     stage: &'a Stage<'a>,
     sandbox: Sandbox<'a>,
@@ -59,14 +60,14 @@ impl<'a> Asking<'a> {
             &workspace(stage),
             "--allow-fault-injection",
         ];
-        // Each file that appears is a command, run beside the others.
+        // Each file that appears is a script, run concurrently with the others.
         let script = "mkdir -p do; echo ready; while :; do for f in do/*.sh; do [ -f \"$f\" ] || continue; mv \"$f\" \"$f.run\"; \
                       sh \"$f.run\" & done; sleep 0.05; done";
         let sandbox = Sandbox::start(stage, &options, &["sh", "-c", script], "ready")?;
         Ok(Self { stage, sandbox, curl, sent: 0 })
     }
 
-    /// Begins a request; its number and status will be said by the agent.
+    /// Begins a request; the agent will print its number and status.
     fn send(&mut self, request: &str) -> Result<u32> {
         self.sent += 1;
         let (curl, n) = (&self.curl, self.sent);
@@ -96,7 +97,7 @@ impl<'a> Asking<'a> {
         Ok(list.as_array().context("a list")?.clone())
     }
 
-    /// The question in a state whose path is this, once there is one.
+    /// Waits for a question about this path that is in this state.
     fn question(&self, path: &str, state: &str) -> Result<Value> {
         poll(&format!("{path} to be {state}"), PATIENCE, || {
             self.list().ok()?.into_iter().find(|q| q["path"] == path && q["state"] == state)
@@ -139,7 +140,7 @@ fn one_word_lets_one_request_through(stage: &Stage) -> Result<()> {
     let answer = asking.answer(first)?;
     ensure!(answer.ends_with(" 200"), "{answer}");
     ensure!(asking.arrived(&mark) == 1);
-    // The next is asked for anew.
+    // The next request is asked about anew.
     let again = asking.send(&format!("'https://api.bed.test/{mark}/a'"))?;
     ensure!(asking.question(&path, "held")?["asked"] == 2);
     stage.call(&["approvals", "deny", id(&question)])?.expect_code(0)?;
@@ -174,7 +175,7 @@ fn an_answer_for_the_run_is_an_entry_and_can_be_taken_back(stage: &Stage) -> Res
     }
     let shown = stage.call(&["policy", "show", &asking.sandbox.name])?.expect_code(0)?.out();
     ensure!(shown.contains("approved-") && shown.contains("public_only: true"), "{shown}");
-    // It is that request's alone: another path is another question.
+    // The answer is for that request alone: another path is another question.
     let other = asking.send(&format!("'https://api.bed.test/{mark}/b'"))?;
     let another = asking.question(&format!("/{mark}/b"), "held")?;
     asking.say(&["deny", id(&another)])?;
@@ -222,7 +223,7 @@ fn a_denied_one_is_refused_at_once(stage: &Stage) -> Result<()> {
         ensure!(refused.err().contains(said), "{words:?}: {}", refused.err());
     }
     ensure!(asking.arrived(&mark) == 0);
-    // A method that would mean any as a rule.
+    // A method that would mean "any" in a rule.
     let any = asking.send(&format!("-X '*' 'http://api.bed.test:8080/{mark}/any'"))?;
     let question = asking.question(&format!("/{mark}/any"), "held")?;
     let refused = stage.call(&["approvals", "approve", id(&question), "--for", "run"])?.expect_code(125)?;
@@ -232,8 +233,8 @@ fn a_denied_one_is_refused_at_once(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Of a program that uses no proxy the name is looked up by nobody, and each request is asked about, in TLS
-/// and in the clear.
+/// For a program that uses no proxy, the name isn't resolved outside, and each request is asked about, over
+/// TLS and in the clear.
 fn who_knows_no_proxy_is_asked_about_too(stage: &Stage) -> Result<()> {
     let mut asking = Asking::start(stage, "50s")?;
     let mark = stage.marker();
@@ -252,7 +253,7 @@ fn who_knows_no_proxy_is_asked_about_too(stage: &Stage) -> Result<()> {
         ensure!(answer.ends_with(" 403") && answer.contains("the operator refused it"), "{answer}");
     }
     ensure!(asking.arrived(&mark) == 2);
-    // A name that nobody out there has is nobody's business, and other ports stay shut.
+    // A name that doesn't exist outside isn't asked about, and other ports stay closed.
     let unknown = asking.send("--noproxy '*' http://metadata.google.internal/")?;
     ensure!(asking.answer(unknown)?.ends_with(" 000"));
     let shut = asking.send(&format!("--noproxy '*' http://api.bed.test:8080/{mark}/shut"))?;
@@ -326,7 +327,7 @@ fn an_answer_for_good_outlives_the_sandbox(stage: &Stage) -> Result<()> {
         Ok(run.finish(PATIENCE)?.expect_code(0)?.out())
     };
     ensure!(answer(&get("run"), &["--for", "run"])?.ends_with("200"));
-    // A run's answer is gone with it: it is asked for again.
+    // An approval for a run ends with the run: the request is asked about again.
     ensure!(answer(&get("run"), &["--for", "good"])?.ends_with("200"));
     ensure!(answer(&get("run"), &[])?.ends_with("200"), "nobody is asked any more");
     let kept = stage.state().join(&name).join("approvals.json");
@@ -348,7 +349,7 @@ fn whoever_answers_hears_of_it_though_that_ends_the_run(stage: &Stage) -> Result
     let options = ["--config", &file, "--policy", &policy];
     for round in 0..12 {
         let name = format!("{}-{round}", stage.name());
-        // The program that is executed is over with its answer, and the sandbox with it.
+        // The program ends with its answer, and the sandbox with it.
         let run = stage.start_run(
             &name,
             &options,
@@ -365,7 +366,7 @@ fn whoever_answers_hears_of_it_though_that_ends_the_run(stage: &Stage) -> Result
     Ok(())
 }
 
-/// Also where nothing was asked in the later run, and its supervisor begins anew.
+/// Even where nothing was asked in the later run, and its supervisor is replaced.
 fn a_runs_answer_is_no_later_runs(stage: &Stage) -> Result<()> {
     let mark = stage.marker();
     let get = format!("'https://api.bed.test/{mark}'");

@@ -1,5 +1,5 @@
-//! Budgets of model requests: nothing passes them, and nothing that is killed, stopped or damaged makes them
-//! forget.
+//! Budgets of model requests: they are never exceeded, and nothing that is killed, stopped or damaged makes
+//! them lose a count.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -50,7 +50,7 @@ fn begin(stage: &Stage, name: &str, budgets: &str, command: &[&str]) -> Result<R
     stage.start(run)
 }
 
-/// A sandbox whose agent only waits: what is asked is asked by `exec`.
+/// A sandbox whose agent only waits; requests are made by `exec`.
 fn idle<'a>(stage: &'a Stage<'a>, name: &str, budgets: &str) -> Result<Sandbox<'a>> {
     let mut running = begin(stage, name, budgets, &["sh", "-c", "echo ready; exec sleep 1000"])?;
     running.wait_for("ready", START)?;
@@ -74,7 +74,7 @@ fn ask(stage: &Stage, name: &str, model: &str) -> Result<(u16, String, String)> 
     Ok((code.parse()?, after.to_owned(), body.to_owned()))
 }
 
-/// What of its tokens the first budget says is used.
+/// The used tokens that the status shows for the first budget.
 fn used(status: &Value) -> Option<u64> {
     status["budgets"][0]["tokens"]["used"].as_u64()
 }
@@ -126,7 +126,7 @@ fn a_spent_budget_stays_spent_whatever_is_killed(stage: &Stage) -> Result<()> {
     ensure!(mode & 0o777 == 0o600, "{mode:o}");
     let sandbox = idle(stage, &name, budgets)?;
     ensure_spent(stage, &name, "after a new start")?;
-    // A higher limit has the same count.
+    // The count survives a change of the limit.
     drop(sandbox);
     let _sandbox = idle(stage, &name, "[ { per: day, tokens: 5000 } ]")?;
     let (code, _, body) = ask(stage, &name, "bed-spends-1")?;
@@ -151,7 +151,7 @@ fn what_is_in_flight_when_the_supervisor_is_killed_is_used(stage: &Stage) -> Res
     let mut running = begin(stage, &name, "[ { per: day, tokens: 500 } ]", &["sh", "-c", &script])?;
     running.wait_for("tick 3", START)?;
     let sandbox = Sandbox::adopt(stage, name.clone(), running);
-    // Estimated: what may be answered, and half a token for each byte that was asked.
+    // The estimate: the maximum of the answer, and half a token for each byte of the request.
     let held = 450 + body.len().div_ceil(2) as u64;
     ensure!(used(&sandbox.status()?) == Some(held), "{}", sandbox.status()?);
     let (code, after, text) = ask(stage, &name, "bed-spends-1")?;
@@ -161,8 +161,8 @@ fn what_is_in_flight_when_the_supervisor_is_killed_is_used(stage: &Stage) -> Res
     Ok(())
 }
 
-/// Asks a hundred times at one moment, for a model and with what else is in its arguments, and says how often
-/// which status came.
+/// Sends a hundred requests at once, for the model and with the members that its arguments give, and prints
+/// how often each status came.
 const CROWD: &str = r#"
 import http.client, json, sys, threading, collections
 path, asked = sys.argv[1], json.loads(sys.argv[2])
@@ -186,9 +186,9 @@ print("codes", json.dumps(collections.Counter(codes)), flush=True)
 import time; time.sleep(1000)
 "#;
 
-/// How many of a hundred chat requests at one time, each of which uses `each` tokens and says `more`, the
-/// budget of a sandbox of its own (`which`) has served: all that reached the provider, and all that it
-/// counts.
+/// Sends a hundred chat requests at once in a sandbox of its own (`which`) with a budget; each uses `each`
+/// tokens and has the members `more`. Returns how many were served, and checks that the provider saw and the
+/// budget counts exactly those.
 fn served_of_a_crowd(stage: &Stage, which: &str, (budget, each): (u64, u64), more: &str) -> Result<u64> {
     let python = program("python3")?;
     let (name, marker) = (format!("{}-{which}", stage.name()), format!("{}-{which}", stage.marker()));
@@ -225,7 +225,7 @@ fn a_crowd_that_names_no_maximum_passes_no_budget_together(stage: &Stage) -> Res
     for (which, more) in
         [("none", ""), ("foreign", r#","max_output_tokens":1"#), ("negative", r#","max_tokens":-1"#)]
     {
-        // Two use more than there is; so the second was alone.
+        // Two use more than the budget has, so the second was admitted while no other was in flight.
         let served = served_of_a_crowd(stage, which, (100_000, 60_000), more)?;
         ensure!((1..=2).contains(&served), "{which}: {served}");
     }
@@ -247,7 +247,7 @@ fn damaged_counts_let_nothing_through_until_they_are_mended(stage: &Stage) -> Re
     ensure!(!body.contains(&*stage.state().to_string_lossy()), "the operator's path is told: {body}");
     let status = sandbox.status()?;
     ensure!(status["budgets"][0]["state"] == "unreadable" && used(&status).is_none(), "{status}");
-    // Put back, in place, since it may be another user's directory.
+    // Written back in place, since the directory may be another user's.
     std::fs::write(&file, &whole)?;
     let (code, _, body) = ask(stage, &name, "bed-spends-10")?;
     ensure!(code == 200, "{code} {body}");

@@ -1,5 +1,5 @@
-//! Programs that know no proxy: every proxy variable is unset, and still what is allowed arrives, what is
-//! refused doesn't, and no resolver outside hears a name that the policy doesn't allow. The clients
+//! Programs that know no proxy: every proxy variable is unset, and still allowed requests arrive, refused
+//! ones don't, and no resolver outside is asked for a name that the policy doesn't allow. The clients
 //! themselves are in `tests/clients`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// No variable of a proxy's is left.
+/// Unsets every proxy variable, and checks that none is left.
 const UNSET: &str =
     "for v in $(env | sed -n 's/=.*//p' | grep -i _proxy); do unset $v; done; ! env | grep -i _proxy=; ";
 
@@ -59,8 +59,8 @@ fn bare(stage: &Stage, name: &str, script: &str) -> Result<Finished> {
     stage.run(&["--name", name, "--policy", &file, "--workspace", &workspace(stage)], &["sh", "-c", &script])
 }
 
-/// The script succeeds, its requests arrive, and nothing arrived at or was asked about the hosts that nobody
-/// may reach.
+/// Runs a script that must succeed. Checks that its requests arrive, and that hosts which the policy doesn't
+/// allow were neither reached nor looked up.
 fn arrives(stage: &Stage, name: &str, script: &str) -> Result<String> {
     let mark = stage.marker();
     let recorder = stage.world().recorder();
@@ -151,8 +151,8 @@ fn the_name_server_takes_any_bytes(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Who goes to addresses goes where the policy names them, or where SNI and Host claim; never to the address
-/// itself.
+/// A client that connects to a literal address is judged by the policy's entry for that address, or by the
+/// name in SNI or Host; and then it reaches that name's server, never an arbitrary address.
 fn literal_addresses_and_claimed_names(stage: &Stage) -> Result<()> {
     let curl = program("curl")?;
     let get = format!("{curl} -sS --max-time 60");
@@ -279,7 +279,7 @@ fn a_name_keeps_its_address(stage: &Stage) -> Result<()> {
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
     counted(seen + 3)?;
     stage.write("workspace/stop", "")?;
-    // There for a moment before its line is.
+    // The file exists for a moment before its line is written.
     let result = bed::stage::poll("the end", PATIENCE, || {
         std::fs::read_to_string(stage.workspace().join("result")).ok().filter(|text| text.ends_with('\n'))
     })?;
@@ -357,7 +357,7 @@ fn what_the_kernel_refuses_is_on_record(stage: &Stage) -> Result<()> {
         let refusal = |e: &&&serde_json::Value| e["verdict"] == "denied" && e["layer"] == "l4";
         ensure!(about.iter().filter(refusal).count() == 1, "{host}:{port} is on record so: {about:?}");
     }
-    // The proof's own attempts are nobody's.
+    // The attempts that the start makes as its proof aren't recorded.
     let records = common::audit(stage, "refused")?;
     ensure!(
         !records.iter().any(|record| record["event"]["host"] == "192.0.2.1"),

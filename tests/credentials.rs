@@ -1,5 +1,5 @@
-//! Credentials by placeholder, from inside a real sandbox: the value arrives where it is bound, nowhere else,
-//! and is nowhere inside.
+//! Credentials by placeholder, from inside a real sandbox: the value arrives at the hosts that it is bound
+//! to, nowhere else, and is nowhere inside.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -49,11 +49,11 @@ fn main() -> ExitCode {
     )
 }
 
-/// The key, with bytes that a query and JSON spell otherwise.
+/// The key, with bytes that need escapes in a query and in JSON.
 const KEY: &str = "ghp+0123456789/abcdefghij\"=KLMNOP";
 /// Reading every file and all memory takes its time on a busy machine; only a hang takes longer.
 const SEARCH: Duration = Duration::from_secs(800);
-/// Fewer missing letters than this may be told.
+/// Masking may reveal that a guess is right only if the guess lacks fewer letters than this.
 const SCREEN_MIN: usize = 8;
 const PLACEHOLDER: &str = "cofferdam:cred:github";
 
@@ -269,14 +269,14 @@ fn split_and_oddly_spelled_placeholders_never_leave(stage: &Stage) -> Result<()>
     let chunked = head("/upload", "Transfer-Encoding: chunked\\r\\n");
     let long = "x".repeat(70_000);
     let requests = [
-        // Over chunks, in every spelling, on a path where nothing is rewritten.
+        // The placeholder split over chunks, in every spelling, on a path where nothing is rewritten.
         format!(
             "{chunked}5\\r\\nbegin\\r\\n\nc\\r\\ncofferdam:cr\\r\\n\n9\\r\\ned:github\\r\\n0\\r\\n\\r\\n\n"
         ),
         format!(
             "{chunked}c\\r\\ncofferdam%3A\\r\\n\n9\\r\\ncred%3agi\\r\\n\n4\\r\\nthub\\r\\n0\\r\\n\\r\\n\n"
         ),
-        // Behind more than is looked at ahead, with its length stated.
+        // Behind more bytes than are examined in advance, with a Content-Length.
         format!(
             "{}{long}\ncofferdam:cr\ned:github\n",
             head("/upload", &format!("Content-Length: {}\\r\\n", 70_000 + 21))
@@ -320,8 +320,9 @@ fn messages_are_filled_where_the_endpoint_says_so(stage: &Stage) -> Result<()> {
     ensure_audited(stage, "unknown", &[("verdict", "denied"), ("method", "WEBSOCKET_TEXT"), ("layer", "l7")])
 }
 
-/// An agent that has a server say guesses, and sees which of them become stars, must not find the value
-/// letter by letter: hexadecimal takes sixteen guesses for half a letter, each a message.
+/// An agent that has a server echo guesses, and sees which of them become stars, must not find the value
+/// letter by letter. In hexadecimal that would take sixteen guesses for each half of a letter, one message
+/// each.
 fn no_echo_tells_how_the_value_begins(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let talk = include_str!("inside/websocket.py").replace("f\"echo {i + 1}\"", "sys.argv[4 + i]");

@@ -1,4 +1,5 @@
-//! `cofferdam demo`: the tour, from the first word to the last, every part killed and back, plain when piped.
+//! `cofferdam demo`: the tour from beginning to end, in which every part is killed and comes back; plain text
+//! when piped.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -22,15 +23,15 @@ fn main() -> ExitCode {
     )
 }
 
-/// No limit for the tour: one that takes so long never ends.
+/// Time-out of the tour: one that takes this long hangs.
 const NEVER: Duration = Duration::from_secs(600);
 
 /// What is killed, in that order.
 const KILLED: &[&str] =
     &["proxy", "gateway", "policy", "redactor", "operator", "telemetry", "-9 the supervisor"];
 
-/// Its agent walks up to every wall: outside of a sandbox there is none. Nor is a supervisor one without its
-/// heart.
+/// The demo's agent attacks every wall, and so must not run outside a sandbox; nor may a supervisor run
+/// without its heart.
 fn what_is_a_part_of_it_alone_does_nothing(stage: &Stage) -> Result<()> {
     for role in ["__demo-agent", "__supervisor"] {
         let mut command = stage.command(stage.binary());
@@ -57,7 +58,8 @@ fn the_tour(stage: &Stage) -> Result<()> {
         ensure!(lines.contains(&layer), "no wall of {layer}:\n{told}");
     }
     ensure!(!told.contains("not as it should be"), "{told}");
-    // Of parts: the agent itself tries to kill the sandbox's init, and counts nothing then.
+    // Only kills of parts: the agent itself also tries to kill the sandbox's init, and that line has no
+    // count.
     let of_a_part = |line: &&str| line.contains("the agent counted on to ");
     let kills: Vec<&str> =
         lines.iter().filter_map(|line| line.strip_prefix("kill ")).filter(of_a_part).collect();

@@ -1,5 +1,5 @@
-//! The files of `deploy/` hold: units verify and allow what the code needs, alerts fire when they should,
-//! images are pinned.
+//! The files of `deploy/` are right: units verify and allow what the code needs, alerts fire when they
+//! should, images are pinned.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -88,7 +88,8 @@ const CONTAINER: &[&str] = &[
     "AUDIT_WRITE",
 ];
 
-/// Those, and what the command of deploy/README.md adds; without what it adds, the refusal names that.
+/// [`CONTAINER`] and the capabilities that the command in deploy/README.md adds are enough; without an added
+/// one, the refusal names it.
 fn the_containers_capabilities_are_enough(stage: &Stage) -> Result<()> {
     let page = std::fs::read_to_string(deploy("README.md"))?;
     let command = page.split("docker run").nth(1).and_then(|rest| rest.split("```").next());
@@ -125,8 +126,8 @@ fn setting(key: &str) -> Result<Vec<String>> {
     Ok(words.map(str::to_owned).collect())
 }
 
-/// A service under the same filter as systemd's, and under one that lacks what refusals are seen by, which is
-/// told.
+/// A service runs under the same filter as systemd's. Under one without packet sockets, it reports that the
+/// kernel's refusals go unrecorded.
 fn the_units_address_families_are_enough(stage: &Stage) -> Result<()> {
     const UNSEEN: &str = "is not on record: no packet socket";
     let unit = setting("RestrictAddressFamilies")?;
@@ -152,7 +153,7 @@ fn the_units_address_families_are_enough(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Starts something from a thread that may make sockets of these families alone; what it starts inherits
+/// Runs `start` on a thread that may make sockets of these families only. Processes that it starts inherit
 /// that.
 fn restricted_to<T: Send>(families: &[String], start: impl FnOnce() -> T + Send) -> Result<T> {
     use nix::libc;
@@ -172,7 +173,8 @@ fn restricted_to<T: Send>(families: &[String], start: impl FnOnce() -> T + Send)
     under_filter(libc::SYS_socket, vec![rule], nix::errno::Errno::EAFNOSUPPORT, start)
 }
 
-/// Else systemd kills what is about to end in order, or to say why it doesn't start.
+/// Otherwise systemd would kill a service that is about to end in order, or about to report why it doesn't
+/// start.
 fn the_unit_waits_longer_than_its_parts(_stage: &Stage) -> Result<()> {
     let waits = |key: &str| Ok::<_, anyhow::Error>(humantime::parse_duration(&setting(key)?.concat())?);
     let page = include_str!("../docs/limits.md");
@@ -183,7 +185,8 @@ fn the_unit_waits_longer_than_its_parts(_stage: &Stage) -> Result<()> {
     };
     let (start, stop) = (waits("TimeoutStartSec")?, waits("TimeoutStopSec")?);
     ensure!(stop > limit("of_a_stop")?, "a stop may take longer than {stop:?}");
-    // An init makes its namespaces, then builds and proves; an image is unpacked before, and takes minutes.
+    // An init makes its namespaces, then builds and proves the cage, each within INIT_PATIENCE; before that
+    // an image is unpacked, which takes minutes.
     ensure!(
         start > limit("INIT_PATIENCE")? * 2 + Duration::from_secs(600),
         "a start may take longer than {start:?}"
@@ -200,7 +203,7 @@ fn the_unit_delegates_what_limits_need(_stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// As under `ProtectSystem=strict`.
+/// A workspace that is read-only, as under `ProtectSystem=strict`, is refused.
 fn a_workspace_that_the_unit_made_read_only_is_refused(stage: &Stage) -> Result<()> {
     let run = |options: &str| {
         let script = format!(

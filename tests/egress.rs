@@ -1,4 +1,4 @@
-//! The way out with the default environment: what is allowed arrives, what is refused never leaves, whatever
+//! The way out with the default environment: allowed requests arrive and refused ones never leave, whatever
 //! happens meanwhile. The clients themselves are in `tests/clients`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
@@ -85,7 +85,7 @@ fn statuses(stage: &Stage, entries: &str, requests: &[&[&str]]) -> Result<Vec<(u
             let (codes, body) = part.split_once('\n').unwrap_or((part, ""));
             let mut codes = codes.split(' ').map(|c| c.trim().parse::<u16>().unwrap_or(0));
             let (code, connect) = (codes.next().unwrap_or(0), codes.next().unwrap_or(0));
-            // A refused CONNECT leaves no inner status: its own counts then.
+            // A refused CONNECT has no inner status, so its own status counts.
             (if code == 0 { connect } else { code }, serde_json::from_str(body.trim()).unwrap_or(Value::Null))
         })
         .collect();
@@ -331,7 +331,8 @@ fn through_reload_and_crash(
     sandbox.running.take().unwrap().finish(PATIENCE)
 }
 
-/// By every road of HTTP/1: the kernel is asked in the namespace of the client.
+/// Requests whose client is gone are given up, on every road of HTTP/1: the kernel is asked in the client's
+/// namespace.
 fn what_its_client_has_left_is_given_up(stage: &Stage) -> Result<()> {
     let (curl, file, space) = (program("curl")?, policy_file(stage, FRIENDLY)?, workspace(stage));
     let (ask, mark) = (format!("{curl} -s --http1.1"), stage.marker());
@@ -377,7 +378,7 @@ fn websocket_outlives_reload_and_crash(stage: &Stage) -> Result<()> {
     if allow.code() != 0 {
         bail!("a WebSocket that a rule allows: {} {}", allow.out(), allow.err());
     }
-    // No rule says WebSocket there.
+    // The policy has no rule for WebSocket there.
     let refused =
         friendly(stage, "nows", &[&python, "/sandbox/websocket.py", "api.bed.test:443", "/ws", "3"])?;
     ensure!(refused.code() != 0 && !refused.out().contains("open"), "{} {}", refused.out(), refused.err());
@@ -394,7 +395,7 @@ fn websocket_outlives_reload_and_crash(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The most memory that cofferdam's own processes held together, in KiB, sampled until `stop`.
+/// The peak of the memory that cofferdam's processes hold together, in KiB, sampled until `stop`.
 fn peak_rss(stage: &Stage, stop: &std::sync::atomic::AtomicBool) -> u64 {
     let mut peak = 0;
     while !stop.load(std::sync::atomic::Ordering::Relaxed) {

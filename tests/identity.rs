@@ -1,5 +1,5 @@
-//! Who may speak is decided by content: a program that is replaced, deleted or borrowed loses its right at
-//! once.
+//! Whether a program may connect is decided by its content: one that is replaced or deleted, or whose socket
+//! another program holds, is refused at once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -67,8 +67,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// A policy that allows `binary` alone, and a script that begins by making `/sandbox/client`, a copy of curl,
-/// and `get`.
+/// A policy that allows `binary` alone, and a script that begins by making `/sandbox/client` (a copy of curl)
+/// and the function `get`.
 fn prepare(stage: &Stage, binary: &str, script: &str) -> Result<(String, String)> {
     let curl = program("curl")?;
     let entries = format!(
@@ -134,7 +134,7 @@ fn a_memory_file_is_denied(stage: &Stage) -> Result<()> {
          r = subprocess.run(['/proc/self/fd/%d' % fd, '-sSf', '--max-time', '60', '-o', '/dev/null', \
          'https://api.bed.test/echo'], pass_fds=[fd], stderr=subprocess.DEVNULL)\nprint('no' if r.returncode else 'yes')\nEND"
     );
-    // Any path at all would be allowed: only having none is wrong.
+    // The policy allows every path, so the program is refused only because it has none.
     let said = script(stage, "memory", "{ path: \"/**\" }", &memory)?;
     ensure!(said == "yes\nno\n", "{said:?}");
     Ok(())
@@ -155,7 +155,7 @@ fn a_pinned_hash_is_kept(stage: &Stage) -> Result<()> {
 
 fn a_borrowed_socket_is_denied(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
-    // An allowed program connects while another program holds the same socket: both hands must be allowed.
+    // An allowed program connects while another program holds the same socket: both programs must be allowed.
     let borrow = format!(
         "cp {python} /sandbox/friend\nget_socket() {{ \"$1\" - \"$2\" \"$3\" <<'END'\nimport os, socket, subprocess, sys\n\
          s = socket.create_connection(('127.0.0.1', 3128), 60)\ns.settimeout(60)\nholder = None\n\
@@ -166,15 +166,16 @@ fn a_borrowed_socket_is_denied(stage: &Stage) -> Result<()> {
          get_socket /sandbox/friend none\nfor number in 5 41 900; do get_socket /sandbox/friend /bin/sleep $number; done"
     );
     let said = script(stage, "borrowed", "{ path: /sandbox/friend, ancestors: false }", &borrow)?;
-    // Wherever in its table the other has it.
+    // Whatever descriptor number the other program has for it.
     ensure!(said == "yes\nno\nno\nno\n", "{said:?}");
     ensure_audited(stage, "borrowed", &[("verdict", "denied"), ("layer", "identity")])
 }
 
 fn a_connection_that_changed_hands_is_denied(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
-    // A program that may not connects and speaks, then leaves the socket with one that may, its own copy in
-    // flight where no process holds it, and takes the answer afterwards.
+    // A program that isn't allowed connects and sends a request, then leaves the socket to an allowed one.
+    // Its own copy of the socket is in flight, so that no process holds it, and it takes the answer
+    // afterwards.
     let lend = format!(
         "cp /bin/sleep /sandbox/client\n{python} - <<'END'\nimport array, os, socket, time\n\
          s = socket.create_connection(('127.0.0.1', 3128), 60)\ntime.sleep(0.3)\n\
@@ -208,7 +209,7 @@ fn code_written_at_run_time_is_denied(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The map of a process that writes over a library's code names the library still.
+/// A process that overwrites a library's code in memory still has the library's name in its map.
 fn code_written_over_a_librarys_is_denied(stage: &Stage) -> Result<()> {
     let gcc = program("gcc")?;
     let patch = format!(
@@ -217,8 +218,8 @@ fn code_written_over_a_librarys_is_denied(stage: &Stage) -> Result<()> {
     );
     let said = script(stage, "patched", "{ path: /sandbox/patcher }", &patch)?;
     ensure!(said == "yes\nno\n", "{said:?}");
-    // The kernel's own page, which the map has a name for that isn't a file's. Some kernels let nobody write
-    // to it.
+    // The vDSO, the kernel's own page, has a name in the map that isn't a file's. Some kernels let no process
+    // write to it.
     let said = script(stage, "patched-vdso", "{ path: /sandbox/patcher }", &format!("{patch} vdso"))?;
     ensure!(said == "yes\nno\n" || said == "yes\nsealed\n", "{said:?}");
     let said = script(stage, "patched-ok", "{ path: /sandbox/patcher, allow_foreign_code: true }", &patch)?;
@@ -240,7 +241,7 @@ fn a_preloaded_library_is_denied(stage: &Stage) -> Result<()> {
         format!("get {curl}\ncp {library} /sandbox/evil.so\nget env LD_PRELOAD=/sandbox/evil.so {curl}");
     let said = script(stage, "preloaded", &format!("{{ path: {curl} }}"), &preload)?;
     ensure!(said == "yes\nno\n", "{said:?}");
-    // Unless the policy says that this program may hold code of unknown origin.
+    // It is allowed if the policy says that this program may have code of unknown origin.
     let relaxed = format!("{{ path: {curl}, allow_foreign_code: true }}");
     let said = script(stage, "relaxed", &relaxed, &preload)?;
     ensure!(said == "yes\nyes\n", "{said:?}");

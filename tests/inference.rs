@@ -258,7 +258,8 @@ fn the_key_is_nowhere_inside(stage: &Stage) -> Result<()> {
     stage.write("workspace/control.txt", &control)?;
     let (first, second) = provider::KEY.split_at(provider::KEY.len() / 2);
     let reversed = |s: &str| s.chars().rev().collect::<String>();
-    // A child with the control word in its environment lives meanwhile; a request has been made before.
+    // A child with the control word in its environment runs during the search, and a request was made before
+    // it.
     let script = format!(
         "{curl} -sSf --max-time 60 -H 'content-type: application/json' -d '{BODY}' https://inference.local/v1/chat/completions \
          >/dev/null; CONTROL={control} sleep 600 & {python} /sandbox/search.py {} {} {control}; kill $!; env",
@@ -303,7 +304,7 @@ fn a_stream_outlives_a_crash(stage: &Stage) -> Result<()> {
     let curl = program("curl")?;
     let body = r#"{"model":"slow","stream":true,"messages":[{"role":"user","content":"go"}]}"#;
     let url = "https://inference.local/v1/chat/completions";
-    // Twenty seconds of it: two commands take a few, on a busy machine.
+    // A stream of twenty seconds: the two commands take a few seconds on a busy machine.
     let run = [&curl, "-sSfN", "--max-time", "120", "-H", "content-type: application/json", "-d", body, url];
     let mut running = stage.start(command(stage, "stream", &run.map(|s| s as &str))?)?;
     running.wait_for("tick 3", START)?;
@@ -317,7 +318,7 @@ fn a_stream_outlives_a_crash(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Where nobody can have served a request, the next target does; where somebody may have, none.
+/// If no provider can have served a request, the next target is asked; if one may have, no other is.
 fn the_next_target_serves_what_one_does_not(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let script = r#"
@@ -344,7 +345,7 @@ ask("broken", stream=True)
         .iter()
         .map(|a| (a[0].as_str().unwrap(), a[1].as_u64().unwrap(), a[2].as_str().unwrap_or("-")))
         .collect();
-    // The second time both rest, and are asked all the same.
+    // The second time both targets rest, and are asked all the same.
     let retry = provider::RETRY_AFTER.to_string();
     let wanted = [
         ("second", 200, "-"),
@@ -368,7 +369,7 @@ ask("broken", stream=True)
         ["bed-error-503", "bed-error-529", "bed-error-429", "bed-echo", "bed-slow-60000", "bed-broken"]
             .map(|model| (model, asked(model)));
     let wanted = [
-        // It rests the second time.
+        // This target rests the second time.
         ("bed-error-503", 1),
         ("bed-error-529", 2),
         ("bed-error-429", 2),
@@ -387,10 +388,10 @@ ask("broken", stream=True)
     Ok(())
 }
 
-/// More requests than the gateway takes, all from one agent and by programs that left their parents; then one
-/// of an operator's.
+/// One agent makes more requests than the gateway takes, from programs that were reparented; then an
+/// operator's program makes one.
 fn an_agent_that_asks_without_end_leaves_room_to_others(stage: &Stage) -> Result<()> {
-    // One process: a crowd of them would make looks at who they are slow, which has a limit of its own.
+    // One process only: identifying a crowd of processes would be slow, which has a limit of its own.
     const GREEDY: &str = r#"
 import json, socket, time
 body = json.dumps({"model": "bed-ticks-1200", "stream": True, "messages": [{"role": "user", "content": "go"}]})

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// What is there that a sandbox could leave behind.
+/// What exists on this machine that a sandbox could leave behind.
 #[derive(Debug, PartialEq)]
 struct Scene {
     mounts: usize,
@@ -59,7 +59,7 @@ impl Scene {
     }
 }
 
-/// Control groups whose name holds the sandbox's.
+/// Control groups whose name contains the sandbox's.
 fn groups(dir: &Path, name: &str, depth: u32) -> BTreeSet<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return BTreeSet::new() };
     let mut found = BTreeSet::new();
@@ -130,8 +130,8 @@ fn failure_at_start(stage: &Stage) -> Result<()> {
     nothing_left(stage, &name, &before)
 }
 
-/// A start may fail at any of its steps; here at each of those that need a descriptor more, the heart's own
-/// among them.
+/// A start may fail at any of its steps. Here it fails at each step that needs one more descriptor, among
+/// them the heart's own.
 fn a_start_without_room_leaves_no_directory(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let before = Scene::now(&name);
@@ -147,8 +147,8 @@ fn a_start_without_room_leaves_no_directory(stage: &Stage) -> Result<()> {
         let done = bed::stage::finish(command, PATIENCE)?;
         ensure!(done.code() != 0, "{room} descriptors are enough");
         by_the_heart += usize::from(done.err().contains("can't start the sandbox"));
-        // So far that a supervisor was tried, which can't open its log, or not even begin: a sandbox was
-        // there.
+        // The start came so far that a supervisor was tried, which can't open its log, or can't even begin:
+        // the sandbox existed.
         if ["never becomes ready", "listing ."].iter().any(|words| done.err().contains(words)) {
             ensure!(by_the_heart > 0, "the heart never refused");
             std::fs::remove_dir_all(stage.state().join(&name))?;
@@ -159,7 +159,7 @@ fn a_start_without_room_leaves_no_directory(stage: &Stage) -> Result<()> {
     anyhow::bail!("no limit let it get as far as a supervisor")
 }
 
-/// Who starts a sandbox by nohup(1) closes the terminal next.
+/// A sandbox that was started by nohup(1) survives the loss of its terminal.
 fn nohup(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let before = Scene::now(&name);
@@ -194,7 +194,7 @@ fn ctrl_c(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A service is told to stop: its agents aren't started again.
+/// Ctrl-C stops a service: its agents aren't started again.
 fn ctrl_c_of_a_service(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let before = Scene::now(&name);
@@ -250,7 +250,7 @@ fn sigkill_of_init(stage: &Stage) -> Result<()> {
         Ok(kill(Pid::from_raw(init.context("no init to be found")?), Signal::SIGKILL)?)
     })?;
     ensure!(done.code() == 137, "{}", done.code());
-    // Nothing is left over that would have to be told of besides.
+    // No other message: nothing was left that would have to be reported.
     let said = done.err();
     ensure!(said.lines().count() == 1 && said.contains("init was killed by signal 9"), "{said}");
     Ok(())
@@ -262,7 +262,7 @@ fn stop_command(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Whatever holds the operator's places, a stop gets through.
+/// A stop gets through even if other clients take all places on the control socket.
 fn stop_beside_a_crowd_on_the_control_socket(stage: &Stage) -> Result<()> {
     let name = stage.name();
     ended_by(stage, |_| {
@@ -285,8 +285,8 @@ fn stop_process(pid: i32) -> Result<()> {
     })
 }
 
-/// A stopped supervisor hears nothing of its heart's death, and keeps the name. The number of who is dead may
-/// be anybody's.
+/// A stopped supervisor doesn't notice its heart's death, and keeps the sandbox's name. The dead heart's pid
+/// may belong to another process by now.
 fn stop_of_what_a_killed_heart_has_left(stage: &Stage) -> Result<()> {
     let name = stage.name();
     ended_by(stage, |running| {
@@ -324,14 +324,14 @@ fn stop_of_one_with_a_stopped_part(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Of a service, whose heart is killed with one of the two that remove what it leaves.
+/// A service's heart is killed together with one of the two processes that remove its sockets.
 fn sockets_go_with_whoever_is_left(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let sockets = ["control.sock", "build.sock"].map(|socket| stage.state().join(&name).join(socket));
     for (n, (killed, left)) in
         [("cofferdam: sup", None), ("cofferdam: bld", Some(1)), ("", None)].into_iter().enumerate()
     {
-        // Another each time: the agent of the one before may be dying still.
+        // A new marker each time: the previous round's agent may still be dying.
         let marker = format!("{}-{n}", stage.marker());
         let config = format!(
             "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents:\n  steady:\n    command: [sh, -c, 'while :; do sleep 0.1; done # {marker}']\n"
@@ -339,9 +339,9 @@ fn sockets_go_with_whoever_is_left(stage: &Stage) -> Result<()> {
         let file = stage.write("cofferdam.yaml", config)?.display().to_string();
         let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
         poll("the agent", START, || (!stage.processes_with(&marker).is_empty()).then_some(()))?;
-        // The builder's comes when it has begun, beside the agent.
+        // The builder creates its socket while the agent starts.
         poll("both sockets", START, || sockets.iter().all(|socket| socket.exists()).then_some(()))?;
-        // So that it starts no other in their place, nor removes anything.
+        // The heart is stopped, so that it neither starts a replacement nor removes anything.
         running.signal(Signal::SIGSTOP)?;
         if let Some(pid) = common::process(stage, killed) {
             kill(Pid::from_raw(pid), Signal::SIGKILL)?;
@@ -349,7 +349,7 @@ fn sockets_go_with_whoever_is_left(stage: &Stage) -> Result<()> {
         running.signal(Signal::SIGKILL)?;
         running.finish(PATIENCE)?;
         poll("every process to end", PATIENCE, || stage.cofferdam_processes().is_empty().then_some(()))?;
-        // A rooted sandbox's supervisor is a gateway, who removes only what is its own.
+        // In rooted mode the supervisor runs as the gateway user, and can remove only its own files.
         let left: Vec<_> =
             left.filter(|_| stage.uid() == 0).into_iter().map(|n: usize| &sockets[n]).collect();
         let found: Vec<_> = sockets.iter().filter(|socket| socket.exists()).collect();
@@ -358,7 +358,8 @@ fn sockets_go_with_whoever_is_left(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// However it has gone out of its shell's sight, and whoever holds the session's output.
+/// Processes that an `exec` leaves behind end with it, however they detached from its shell, and even if they
+/// hold the session's output open.
 fn what_an_exec_leaves_ends_with_it(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let before = Scene::now(&name);
@@ -385,7 +386,7 @@ fn orphans_of_the_agent(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let before = Scene::now(&name);
     let marker = stage.marker();
-    // Twice forked, with a session of its own and its streams closed: still the sandbox's.
+    // Double-forked, in a session of its own, with its streams closed: it still belongs to the sandbox.
     let script =
         format!("setsid sh -c '(while :; do sleep 0.1; done # {marker}) >/dev/null 2>&1 <&- &' ; exit 4");
     stage.run(&["--name", &name], &["sh", "-c", &script])?.expect_code(4)?;
@@ -396,7 +397,7 @@ fn the_state_directory_can_be_used_again(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let script = "cat note 2>/dev/null; echo written > note";
     stage.run(&["--name", &name], &["sh", "-c", script])?.expect_code(0)?;
-    // Of one that was killed while it wrote them.
+    // Unfinished files of a start that was killed while it wrote them.
     let unfinished =
         ["ids", "places"].map(|file| stage.state().join(&name).join(format!("{file}.0123456789abcdef")));
     for path in &unfinished {
@@ -409,12 +410,12 @@ fn the_state_directory_can_be_used_again(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Starts of the long row, a third of them killed; half of them in each mode.
+/// Starts in the long series for each mode; a third of them are killed.
 const STARTS: u32 = 250;
-/// Repeats a row: its number is printed when it begins.
+/// Environment variable that repeats a series: its seed is printed when it begins.
 const SEED: &str = "COFFERDAM_LEFTOVERS_SEED";
 
-/// splitmix64: enough for choosing moments, and the same everywhere.
+/// splitmix64: good enough for choosing moments, and deterministic on every machine.
 struct Dice(u64);
 
 impl Dice {
@@ -427,7 +428,7 @@ impl Dice {
     }
 }
 
-/// How a sandbox of the row is ended before its time.
+/// How a sandbox of the series is ended before its time.
 #[derive(Debug, Clone, Copy)]
 enum Blow {
     KillHeart,
@@ -454,7 +455,7 @@ struct Traces {
 impl Traces {
     fn now(stage: &Stage, name: &str) -> Self {
         let Scene { mounts, groups } = Scene::now(name);
-        // Other cases run beside this one: of what is shared only what can be told to be ours counts.
+        // Other cases run concurrently: of shared things, only those that can be recognised as ours count.
         let ours = |dir: &str| -> BTreeSet<PathBuf> {
             let mine = |path: &PathBuf| {
                 use std::os::unix::fs::MetadataExt;
@@ -482,7 +483,7 @@ fn entries(dir: &Path) -> BTreeSet<PathBuf> {
     std::fs::read_dir(dir).map(|all| all.flatten().map(|e| e.path()).collect()).unwrap_or_default()
 }
 
-/// Those of this stage's processes, other than the one that the tests themselves are in.
+/// The network namespaces of this stage's processes, but for the one that the tests themselves are in.
 fn network_namespaces(stage: &Stage) -> BTreeSet<PathBuf> {
     let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let own = of("self");
@@ -506,7 +507,7 @@ fn find(stage: &Stage, blow: Blow, heart: i32) -> Option<i32> {
 
 fn strike(stage: &Stage, running: &Running, blow: Blow) -> Result<()> {
     let signal = |signal| match find(stage, blow, running.pid()) {
-        // Over already, or not begun: that is a random moment too.
+        // The process may have ended, or not begun: that is a random moment too.
         Some(pid) => kill(Pid::from_raw(pid), signal)
             .or_else(|e| if e == nix::errno::Errno::ESRCH { Ok(()) } else { Err(e) }),
         None => Ok(()),
@@ -522,7 +523,7 @@ fn strike(stage: &Stage, running: &Running, blow: Blow) -> Result<()> {
     Ok(())
 }
 
-/// Five hundred starts in a row (over both modes), a third of them struck at a random moment.
+/// Five hundred starts in a row (in both modes together), a third of them struck at a random moment.
 fn a_long_row_of_starts_and_kills(stage: &Stage) -> Result<()> {
     let seed = std::env::var(SEED).ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64)
@@ -532,7 +533,7 @@ fn a_long_row_of_starts_and_kills(stage: &Stage) -> Result<()> {
     // Once, so that the state directory is what it will be.
     stage.run(&["--name", &name], &["true"])?.expect_code(0)?;
     let before = Traces::now(stage, &name);
-    // A run from start to end takes about so long here, under whatever load there is now.
+    // Measures how long a run takes from start to end on this machine, under the current load.
     let begun = Instant::now();
     stage.run(&["--name", &name], &["true"])?.expect_code(0)?;
     let usual = begun.elapsed();
@@ -546,7 +547,8 @@ fn a_long_row_of_starts_and_kills(stage: &Stage) -> Result<()> {
             let blow = BLOWS[dice.roll(BLOWS.len() as u64) as usize];
             let moment = usual.mul_f64(dice.roll(1000) as f64 / 1000.0);
             let socket = stage.state().join(&name).join("control.sock");
-            // Left by a heart that was killed before; a start that is struck early has not yet taken it over.
+            // The socket may be left by a heart that was killed before; a start that is struck early hasn't
+            // taken it over yet.
             let inherited = socket.exists();
             let running = stage.start_run(&name, &[], &["sh", "-c", &format!("sleep 0.05 # {marker}")])?;
             std::thread::sleep(moment);

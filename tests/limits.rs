@@ -1,8 +1,8 @@
-//! What one agent may use up: hogs of every kind, in the sandbox only and bounded besides, while the host,
-//! another sandbox and cofferdam's own processes go on answering.
+//! What one agent may use up: resource hogs of every kind run in a sandbox, with bounds of their own, while
+//! the host, another sandbox and cofferdam's own processes keep responding.
 //!
-//! What needs a control group, or more descriptors than most machines let anybody have, is skipped aloud
-//! where that is so; `.ci/kernels` has both.
+//! Cases that need a control group, or more descriptors than most machines allow, are skipped with a message
+//! where those aren't available; `.ci/kernels` has both.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -37,8 +37,8 @@ use groups::{
 use hoard::pipes_that_somebody_keeps_cost_nobody_else;
 use unread::messages_that_nobody_reads_stop_nothing;
 
-/// No hog lives longer, whatever its cage does; long enough for all that is asked beside one on a slow
-/// machine.
+/// No hog lives longer than this, in seconds, whatever its cage does; long enough for all that a case does
+/// beside it on a slow machine.
 const OUTER_SECONDS: &str = "600";
 
 fn main() -> ExitCode {
@@ -69,9 +69,9 @@ fn main() -> ExitCode {
     )
 }
 
-/// As many descriptors in unread sockets as the kernel lets one user have: it counts them by user, and so for
-/// the children that init starts for that user. By root alone, since the count of an ordinary user's is that
-/// of the other tests, too.
+/// An agent has as many descriptors in flight, in unread sockets, as the kernel allows one user. The kernel
+/// counts them by user, so the children that init starts for that user are counted too. Only as root, since
+/// an ordinary user's count is shared with the other tests.
 fn descriptors_in_flight_keep_nobody_out(stage: &Stage) -> Result<()> {
     const FLOOD: &str = "import array, socket, time\n\
         null, kept = open('/dev/null'), []\n\
@@ -94,7 +94,7 @@ fn descriptors_in_flight_keep_nobody_out(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A sandbox beside the hog's, and what must go on while that one rages.
+/// A second sandbox, which must keep working while the hog runs in the first.
 struct Witness<'a> {
     stage: &'a Stage<'a>,
     sandbox: Sandbox<'a>,
@@ -106,7 +106,8 @@ impl<'a> Witness<'a> {
         Ok(Self { stage, sandbox })
     }
 
-    /// The host starts programs; both sandboxes answer; the other one's agents start.
+    /// Checks that the host starts programs, that both sandboxes answer, and that the second one's agents can
+    /// start.
     fn all_is_well(&self, hog: &Sandbox, neighbour_forks: bool) -> Result<()> {
         bed::stage::finish(self.stage.command("true"), PATIENCE)?.expect_code(0)?;
         ensure!(hog.status()?["name"] == hog.name.as_str(), "the hog's own cofferdam answers");
@@ -118,7 +119,7 @@ impl<'a> Witness<'a> {
     }
 }
 
-/// A hog that says when it has had its fill and then holds on to it.
+/// Starts a hog that reports when it has taken all it can, and then keeps it.
 fn hog<'a>(stage: &'a Stage<'a>, options: &[&str], script: &[&str]) -> Result<Sandbox<'a>> {
     let bounded = [&["timeout", "-s", "KILL", OUTER_SECONDS], script].concat();
     let name = format!("{}-hog", stage.name());
@@ -163,8 +164,8 @@ fn what_fills_tmp_fills_no_more_than_its_share(stage: &Stage) -> Result<()> {
 
 fn a_fork_bomb_stays_inside(stage: &Stage) -> Result<()> {
     let witness = Witness::start(stage)?;
-    // At most 1,500 tries, each child ends by itself: nothing grows even where no limit held. Told apart from
-    // whatever else sleeps on this machine by how long they do.
+    // At most 1,500 tries, and each child ends by itself, so nothing grows without end even if no limit held.
+    // The children are recognised by how long they sleep.
     let span = format!("600.{}{}", std::process::id(), stage.uid());
     let script = format!(
         "i=0; while [ $i -lt 1500 ]; do sleep {span} & i=$((i+1)); done 2>/dev/null & echo full; wait"
@@ -172,7 +173,8 @@ fn a_fork_bomb_stays_inside(stage: &Stage) -> Result<()> {
     let bomb = hog(stage, &[], &["bash", "-c", &script])?;
     let sleepers = format!("sleep\u{0}{span}");
     let count = || stage.processes_with(&sleepers).len();
-    // The shell tries a refused fork again, and later and later: at its bound the number stays for a while.
+    // The shell retries a refused fork after longer and longer pauses, so at the bound the number stays the
+    // same for a while.
     let (mut last, mut same) = (0, 0);
     let full = poll("the bomb to go off", PATIENCE, || {
         let now = count();
@@ -222,8 +224,8 @@ fn descriptors_and_socket_buffers_are_bounded(stage: &Stage) -> Result<()> {
     witness.all_is_well(&hog, true)
 }
 
-/// More descriptors are open than init looks through for who holds a connection. Whoever comes later is told
-/// from others all the same, by the loss of the flood's greatest processes, which is on record.
+/// More descriptors are open than init searches for the holder of a connection. Later clients are identified
+/// all the same, because the flood's largest processes are killed, which is recorded.
 fn a_flood_of_descriptors_is_its_own_agents_loss(stage: &Stage) -> Result<()> {
     const FLOODS: &str = "import os, resource, time\n\
          hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
@@ -258,7 +260,7 @@ fn a_flood_of_descriptors_is_its_own_agents_loss(stage: &Stage) -> Result<()> {
 
 fn a_log_flood_starves_nobody(stage: &Stage) -> Result<()> {
     const FLOOD: u64 = 4 << 20;
-    /// Eight files of 16 MiB a log, and the last line of each (`LogLimits`).
+    /// For each log eight files of 16 MiB, each of which may exceed that by its last line (`LogLimits`).
     const KEPT: u64 = 8 * (17 << 20);
     let witness = Witness::start(stage)?;
     let script = format!(
@@ -275,7 +277,7 @@ fn a_log_flood_starves_nobody(stage: &Stage) -> Result<()> {
     witness.all_is_well(&flood, true)
 }
 
-/// A filesystem of its own over a directory, until it is dropped.
+/// A small filesystem that is mounted over a directory until this is dropped.
 struct SmallDisk(String);
 
 impl SmallDisk {
@@ -296,7 +298,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// The states of two sandboxes lie on the disk that the agent of one fills.
+/// Two sandboxes have their state on one disk, which the agent of one fills.
 fn a_full_disk_closes_nobody_elses_way_out(stage: &Stage) -> Result<()> {
     let curl = program("curl")?;
     let policy = common::policy_file(stage, common::FRIENDLY)?;
@@ -329,7 +331,7 @@ fn a_full_disk_closes_nobody_elses_way_out(stage: &Stage) -> Result<()> {
 }
 
 fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {
-    /// More than an idle tunnel takes in a debug build, and less than one buffer of any kind.
+    /// More bytes than an idle tunnel takes in a debug build, and fewer than any single buffer has.
     const EACH: u64 = 16 << 10;
     const TUNNELS: u64 = 400;
     let python = program("python3")?;
@@ -368,9 +370,10 @@ fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {
     sandbox.heart().wait_for("alive", PATIENCE)
 }
 
-/// Downloads that nobody reads: the first few fill large buffers, each of the crowd behind them next to none.
+/// Downloads that the client doesn't read: the first few fill large buffers, but each of the many after them
+/// takes next to none.
 fn who_reads_nothing_pins_little(stage: &Stage) -> Result<()> {
-    /// A third of what each takes with the buffers of the first.
+    /// A third of the bytes that each would take if it got buffers as large as the first few.
     const EACH: u64 = 320 << 10;
     const CROWD: u64 = 300;
     let python = program("python3")?;
@@ -406,7 +409,8 @@ fn who_reads_nothing_pins_little(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Behind one forward connections are taken and never let go. Those through another one pass.
+/// The server behind one forward accepts connections and never closes them. Connections through another
+/// forward still work.
 fn who_closes_nothing_leaves_other_forwards_open(stage: &Stage) -> Result<()> {
     const SERVERS: &str = "import socket, threading\n\
         def serve(port, keep):\n  s, kept = socket.create_server(('127.0.0.1', port), backlog=128), []\n  print('on', port, flush=True)\n\
@@ -423,7 +427,7 @@ fn who_closes_nothing_leaves_other_forwards_open(stage: &Stage) -> Result<()> {
     let answered = |port: u16| -> Result<Option<TcpStream>> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        // One that is too many is closed.
+        // A connection beyond the limit is closed.
         Ok(matches!(stream.read(&mut [0]), Ok(1)).then_some(stream))
     };
     let mut kept = Vec::new();
@@ -435,8 +439,8 @@ fn who_closes_nothing_leaves_other_forwards_open(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of a process's memory once it takes no more: what is under way fills its buffers as fast as the
-/// machine is.
+/// Bytes of a process's memory once it has stopped growing: transfers under way fill its buffers only as fast
+/// as the machine can.
 fn settled(pid: i64) -> Result<u64> {
     const STEADY: Duration = Duration::from_secs(2);
     let (mut most, mut since) = (resident(pid)?, Instant::now());

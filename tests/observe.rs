@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// The names of the design's section 11 that have a meaning by now.
+/// The metrics of the design's section 11 that are implemented.
 const METRICS: &[&str] = &[
     "cofferdam_build_info",
     "cofferdam_actor_up{",
@@ -61,7 +61,7 @@ const METRICS: &[&str] = &[
     "cofferdam_audit_records_total",
 ];
 
-/// And what a sandbox in which the gateway has died once must tell.
+/// Samples that must be on the page of a sandbox in which the gateway has died once.
 const SAMPLES: &[&str] = &[
     "cofferdam_actor_up{actor=\"proxy\"} 1",
     "cofferdam_actor_restarts_total{actor=\"gateway\"} 1",
@@ -111,7 +111,7 @@ fn busy<'a>(stage: &'a Stage<'a>, port: u16) -> Result<Sandbox<'a>> {
 fn every_metric_is_served_and_promtool_agrees(stage: &Stage) -> Result<()> {
     let port = free_port()?;
     let sandbox = busy(stage, port)?;
-    // What happened last may not be counted yet.
+    // The last events may not be counted yet.
     let all_there = |page: &String| {
         METRICS.iter().all(|name| page.lines().any(|line| line.starts_with(name)))
             && SAMPLES.iter().all(|sample| page.lines().any(|line| line == *sample))
@@ -192,7 +192,7 @@ fn audit_verifies_and_tampering_shows(stage: &Stage) -> Result<()> {
     ensure!(done.out().contains("cut off"), "a log that was taken away: {}{}", done.out(), done.err());
     std::fs::write(&path, &good)?;
     stage.call(&["audit", "verify", "kept"])?.expect_code(0)?;
-    // Where none ever was there is nothing to find fault with, or to show.
+    // Where there never was a log, there is nothing to verify or to show.
     let elsewhere = stage.write("notes.txt", "no log\n")?.display().to_string();
     for what in ["verify", "show"] {
         let said = stage.call(&["audit", what, &elsewhere])?.expect_code(125)?.err();
@@ -201,8 +201,8 @@ fn audit_verifies_and_tampering_shows(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The log's file is replaced by what can't be written to: nothing is started or trusted without a record,
-/// and what an operator does all the same is on record as soon as there is one again.
+/// The log's file is replaced by something that can't be written. Nothing is started or accepted without a
+/// record; what an operator does all the same is recorded as soon as the log works again.
 fn what_starts_something_waits_for_a_log_that_takes_records(stage: &Stage) -> Result<()> {
     let nothing = stage.write("nothing.yaml", common::policy(""))?.display().to_string();
     let ready = ["sh", "-c", "echo ready; exec sleep 1000"];
@@ -264,7 +264,7 @@ fn listings_are_json_and_text(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A supervisor that is stopped takes connections, and answers none.
+/// A stopped supervisor still accepts connections (by its backlog), but answers none.
 fn one_that_hangs_hides_no_other(stage: &Stage) -> Result<()> {
     let start = |name: &str| -> Result<Sandbox> {
         let mut running = stage.start_run(name, &[], &["sh", "-c", "echo ready; exec sleep 1000"])?;
@@ -275,7 +275,7 @@ fn one_that_hangs_hides_no_other(stage: &Stage) -> Result<()> {
     let supervisor = frozen.status()?["supervisor_pid"].as_i64().context("no pid")?;
     let supervisor = Pid::from_raw(i32::try_from(supervisor)?);
     kill(supervisor, Signal::SIGSTOP)?;
-    // Asked again where a busy machine kept the lively one from answering in time, too.
+    // Try again if a busy machine kept the running one from answering in time as well.
     let asked = || {
         let json = stage.json(&["ps", "--json"]).ok()?;
         let text = stage.call(&["ps"]).ok()?.out();
@@ -383,7 +383,7 @@ fn redact_is_a_filter(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// An empty list must mean that nothing runs, not that nobody may look.
+/// An empty list must mean that nothing runs, not that the state directory can't be read.
 fn what_ps_may_not_see_is_said(stage: &Stage) -> Result<()> {
     let closed = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000));
     std::fs::create_dir_all(stage.state().join("anothers"))?;
@@ -407,7 +407,7 @@ fn every_help_has_an_example(stage: &Stage) -> Result<()> {
         ensure!(done.out().contains(&format!("cofferdam {command}")), "{command}: {}", done.out());
         ensure!(done.out().contains("Example"), "{command} has no example");
     }
-    // Those that need nothing of their user's do what they say.
+    // Commands that need nothing from the user's state still work.
     for (command, said) in [
         (&["redact"][..], "[REDACTED:"),
         (&["policy", "explain"], "ALLOWED"),
@@ -426,7 +426,8 @@ fn every_help_has_an_example(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// As the tree shows it at the end of its path; and whatever stands above it is none.
+/// An agent's actor can be named by the last part of its path in the tree; a node above the actors isn't an
+/// actor.
 fn an_agents_actor_has_its_short_name(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let config = format!(
@@ -447,7 +448,7 @@ fn an_agents_actor_has_its_short_name(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Whoever asks for it speaks through the very actor.
+/// The request comes through the very actor that is restarted.
 fn restarting_the_operator_is_answered(stage: &Stage) -> Result<()> {
     let sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
     for n in 1..4 {

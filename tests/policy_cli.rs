@@ -1,5 +1,5 @@
-//! `cofferdam policy …`: files of the peers' schema load unchanged, bad ones say everything at once, reloads
-//! are atomic.
+//! `cofferdam policy …`: files in the peers' schema load unchanged, bad files have all their errors reported
+//! at once, reloads are atomic.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -103,7 +103,7 @@ fn every_error_at_once_with_its_place(stage: &Stage) -> Result<()> {
     let warned = stage.write("risky.yaml", policy(FRIENDLY))?.display().to_string();
     let done = stage.call(&["policy", "check", &warned])?.expect_code(0)?;
     ensure!((done.out() + &done.err()).contains("warning"), "/** and access: full bring no warning");
-    // A file that can't be read keeps no other from being checked.
+    // An unreadable file doesn't keep the others from being checked.
     let missing = stage.dir().join("missing.yaml").display().to_string();
     let done = stage.call(&["policy", "check", &missing, &file, &warned])?.expect_code(125)?;
     ensure!(done.err().contains("no such file") && done.out().contains("70000"), "{}", done.out());
@@ -115,7 +115,7 @@ fn every_error_at_once_with_its_place(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A build machine's user has none, and checks policies there.
+/// A build machine's user has no home, and still checks policies.
 fn what_needs_no_state_works_without_a_home(stage: &Stage) -> Result<()> {
     stage.run(&["--name", "ended"], &["true"])?.expect_code(0)?;
     let file = stage.write("good.yaml", policy(""))?.display().to_string();
@@ -140,7 +140,7 @@ fn what_needs_no_state_works_without_a_home(stage: &Stage) -> Result<()> {
     ] {
         without_home(args)?.expect_code(0).with_context(|| format!("{args:?}"))?;
     }
-    // What was asked is answered, not where state would be.
+    // The error is about the file that was asked for, not about a missing state directory.
     let said = without_home(&["restore", "--check", "/no/such/file"])?.expect_code(125)?.err();
     ensure!(said.contains("can't read /no/such/file"), "{said}");
     let said = without_home(&["ps"])?.expect_code(125)?.err();
@@ -159,11 +159,11 @@ fn explain_names_the_rule_and_the_nearest(stage: &Stage) -> Result<()> {
     let odd = ask("GET", "https://api.github.com/user/../../x")?.expect_code(0)?;
     ensure!(odd.out().starts_with("DENIED  GET api.github.com:443/user/../../x  by "), "{}", odd.out());
     ensure!(odd.out().contains("(bad_request)"), "{}", odd.out());
-    // A URL alone is what every client makes of it.
+    // A URL without a method stands for what clients do with it by default.
     let binary = ["policy", "explain", "--preset", "github", "--binary", "/usr/bin/gh"];
     let get = stage.call(&[&binary[..], &["https://api.github.com/user"]].concat())?;
     ensure!(get.out().starts_with("ALLOWED  GET "), "{}", get.out());
-    // What a header names besides is judged as the proxy would.
+    // A second resource that a header names is judged as the proxy would judge it.
     let with = |header: &[&str], request: &[&str]| stage.call(&[&binary[..], header, request].concat());
     let to = ["https://api.github.com/user"];
     let besides = with(&["--header", "Destination: https://elsewhere.test/x"], &to)?.expect_code(0)?.out();
@@ -225,7 +225,7 @@ fn a_preset_of_ones_own_is_a_file(stage: &Stage) -> Result<()> {
     let policy = stage.write("whole.yaml", policy(""))?.display().to_string();
     let refused = stage.call(&["run", "--preset", &policy, "true"])?.expect_code(125)?;
     ensure!(refused.err().contains("--policy FILE"), "{}", refused.err());
-    // One that a configuration names lies beside it.
+    // A preset that a configuration names is looked for beside the configuration.
     let config = stage.write("c.yaml", "presets: [./ours.yaml, pypi]\n")?.display().to_string();
     let curl = program("curl")?;
     let get = [&curl, "-s", "-o", "/dev/null", "-w", "%{http_code}", "https://api.bed.test/echo"];
@@ -237,7 +237,7 @@ fn a_preset_of_ones_own_is_a_file(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Whoever supervises next, and every later policy, has it from the plan.
+/// The next supervisor, and every later policy, get the preset from the plan, even if its file is gone.
 fn a_preset_file_outlives_its_reading(stage: &Stage) -> Result<()> {
     let (curl, file) = (program("curl")?, stage.write("ours.yaml", PRESET)?);
     let closed = stage.write("closed.yaml", policy(""))?.display().to_string();
@@ -280,7 +280,7 @@ fn json_has_one_shape_whatever_a_file_holds(stage: &Stage) -> Result<()> {
     let refused = stage.call(&["policy", "set", &sandbox.name, &bad, "--json"])?.expect_code(125)?;
     let row: serde_json::Value = serde_json::from_slice(&refused.stdout)?;
     ensure!(row["valid"] == false && keys(&row) == keys(&rows[0]), "{row}");
-    // Standard input has a name as everywhere.
+    // Standard input is named `-`, as everywhere.
     let mut check = stage.cofferdam(["policy", "check", "-"]);
     check.stdin(std::fs::File::open(&good)?);
     ensure!(finish(check, PATIENCE)?.expect_code(0)?.out().contains("-: valid"));
@@ -366,10 +366,10 @@ fn a_changed_file_is_reloaded(stage: &Stage) -> Result<()> {
     let generation = || sandbox.status().ok()?["policy"]["generation"].as_u64();
     poll("the new generation", PATIENCE, || generation().filter(|g| *g >= 2))?;
     ensure!(reaches(stage, &sandbox.name, &curl)?);
-    // A bad file is told, and the last good one stays.
+    // A bad file is reported, and the last good policy stays in force.
     stage.write("live.yaml", "version: 1\nnonsense: 1\n")?;
     common::ensure_audited(stage, &sandbox.name, &[("kind", "policy"), ("result", "rejected")])?;
-    // Under --quiet, too: it is an error.
+    // Under --quiet too, since it is an error.
     let heart = sandbox.running.as_ref().context("it runs")?;
     heart.wait_for_err("the policy is refused, and the one in force stays", PATIENCE)?;
     ensure!(reaches(stage, &sandbox.name, &curl)?);
@@ -391,7 +391,7 @@ fn a_pipe_in_the_files_place_holds_nothing_up(stage: &Stage) -> Result<()> {
     poll("the pipe to be told", PATIENCE, rejected)?;
     let open = policy_file(stage, FRIENDLY)?;
     stage.call(&["policy", "set", &sandbox.name, &open])?.expect_code(0)?;
-    // Nor does a command wait for who would write to it.
+    // Nor does a command wait for a writer of the pipe.
     let refused = stage.call(&["policy", "set", &sandbox.name, &path])?.expect_code(125)?;
     ensure!(refused.err().contains("it is a pipe, not a regular file"), "{}", refused.err());
     std::fs::remove_file(&file)?;
@@ -400,7 +400,7 @@ fn a_pipe_in_the_files_place_holds_nothing_up(stage: &Stage) -> Result<()> {
     poll("the file to count again", PATIENCE, || generation().filter(|g| *g >= 3)).map(drop)
 }
 
-/// `<(…)` is a pipe of the command's own: there is nothing to watch, and nothing to warn of.
+/// `<(…)` is a pipe that only the command has: there is nothing to watch, and no reason for a warning.
 fn a_policy_of_the_shells_is_read_once(stage: &Stage) -> Result<()> {
     let bash = program("bash")?;
     let path = stage.write("shell.yaml", policy(""))?.display().to_string();
@@ -422,7 +422,7 @@ fn a_static_change_needs_a_restart(stage: &Stage) -> Result<()> {
         Sandbox::start(stage, &["--policy", &first], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
     let refused = stage.call(&["policy", "set", &sandbox.name, &second])?.expect_code(125)?;
     ensure!(refused.err().contains("--restart-agents"), "{}", refused.err());
-    // What `run` started can't be started again: its end is the sandbox's.
+    // The agent of `run` can't be restarted: its end is the sandbox's end.
     let refused =
         stage.call(&["policy", "set", &sandbox.name, &first, "--restart-agents"])?.expect_code(125)?;
     ensure!(refused.err().contains("cofferdam up"), "{}", refused.err());
@@ -446,7 +446,7 @@ fn agents_are_started_again_under_a_new_policy(stage: &Stage) -> Result<()> {
             status["agents"].as_array()?.iter().filter_map(|agent| agent["pid"].as_i64()).collect::<Vec<_>>(),
         )
     };
-    // The third has ended, as it was meant to, and stays so.
+    // The third agent has ended, as intended, and isn't started again.
     let ran = || std::fs::read_to_string(stage.state().join(&sandbox.name).join("workspace/ran")).ok();
     poll("the third to end", common::START, || {
         ran().filter(|text| text == "x\n").and_then(|_| pids()).filter(|pids| pids.len() == 2)

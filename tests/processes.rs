@@ -1,5 +1,5 @@
 //! The three processes themselves: what each may still do once it has started, what it holds open, and that
-//! nobody of the same user looks into it. What they would be refused is tried in
+//! other processes of the same user can't inspect it. What they are refused is tried in
 //! `actors/agent/tests/cage/own.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 /// No capability at all (proc_pid_status(5)).
 const NONE: &str = "0000000000000000";
 
-/// The three of one sandbox.
+/// The three processes of one sandbox.
 struct Three {
     heart: i32,
     init: i32,
@@ -122,7 +122,7 @@ fn each_has_what_it_needs_and_no_more(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What a descriptor is, in the table's words; `None` for the standard streams, which are the operator's.
+/// Names a descriptor in the words of the table, by the target of its link in /proc/PID/fd.
 fn kind(stage: &Stage, sandbox: &str, link: &str) -> String {
     let state = stage.state().join(sandbox);
     if let Some(name) = link.strip_prefix("/memfd:") {
@@ -161,14 +161,14 @@ fn open(stage: &Stage, sandbox: &str, pid: i32) -> Result<BTreeMap<String, usize
         if entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()).is_some_and(|number| number < 3) {
             continue;
         }
-        // One that was closed meanwhile is none.
+        // Skip a descriptor that was closed meanwhile.
         let Ok(link) = std::fs::read_link(entry.path()) else { continue };
         *kinds.entry(kind(stage, sandbox, &link.to_string_lossy())).or_insert(0) += 1;
     }
     Ok(kinds)
 }
 
-/// The table's rows: what, and which of the three may hold it.
+/// The table's rows: a kind of descriptor, and which of the three processes may hold it.
 fn table() -> BTreeMap<&'static str, [bool; 3]> {
     DOCUMENT
         .lines()
@@ -199,7 +199,7 @@ fn descriptors_are_those_of_the_table(stage: &Stage) -> Result<()> {
             seen.insert(what);
         }
     }
-    // A row that describes nothing is as wrong. These come with options or with use.
+    // A row that describes nothing is wrong, too. These kinds exist only with some options or after some use.
     let at_times = [
         "/proc/PID/schedstat",
         "memfd cofferdam-ended",
@@ -237,19 +237,19 @@ fn descriptors_do_not_grow_with_use(stage: &Stage) -> Result<()> {
         }
         Ok(())
     };
-    // Once for what is made at first use.
+    // A first round, for descriptors that are opened at first use.
     exercise(4)?;
     let count = |pid: i32| -> Result<BTreeMap<String, usize>> {
         let mut all = open(stage, &name, pid)?;
-        // One at most, from the moment that a program was first seen, which isn't ours to choose.
+        // At most one, which appears when a program is first seen; the test can't choose that moment.
         all.remove("memfd cofferdam-pins");
-        // One for each process that was there at the last look; those of the agent are few.
+        // One for each process that existed at the last search; the agent has few.
         let asleep = all.remove("/proc/PID/schedstat").unwrap_or(0);
         ensure!(asleep < 16, "init keeps {asleep} processes in mind");
         Ok(all)
     };
     let settled = |pid: i32| -> Result<BTreeMap<String, usize>> {
-        // Connections of the last request may still be closing: at rest is when two looks agree.
+        // Connections of the last request may still be closing: wait until two counts agree.
         let mut last = count(pid)?;
         poll("descriptors to settle", PATIENCE, || {
             std::thread::sleep(Duration::from_millis(300));
@@ -267,7 +267,7 @@ fn descriptors_do_not_grow_with_use(stage: &Stage) -> Result<()> {
         });
         found.with_context(|| format!("{role}: {before:?} before, {:?} now", count(pid)))?;
     }
-    // Another supervisor gets what the first one had; heart and init are none the worse.
+    // A new supervisor gets the same descriptors as the first one; those of heart and init don't change.
     kill(Pid::from_raw(three.supervisor), Signal::SIGKILL)?;
     let next =
         poll("a new supervisor", PATIENCE, || supervisor(&sandbox).ok().filter(|p| *p != three.supervisor))?;
@@ -343,8 +343,8 @@ fn a_services_builder_holds_next_to_nothing(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What a sandbox with `limits:` has besides: as the heart was before it was shut in, with next to nothing in
-/// its hands.
+/// The sweeper, which a sandbox with `limits:` has in addition: it has the privileges that the heart had
+/// before it was confined, but holds hardly any descriptors.
 fn a_sweeper_holds_a_line_and_is_deaf(stage: &Stage) -> Result<()> {
     let group = Delegated::to(stage)?;
     let sandbox = group.start("pids: 64", &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
@@ -356,7 +356,7 @@ fn a_sweeper_holds_a_line_and_is_deaf(stage: &Stage) -> Result<()> {
         ensure!(found == wanted, "{key} is {found}, not {wanted}");
         Ok(())
     };
-    // The operator, and no more of one than whoever started it.
+    // It runs as the operator, with no more privileges than its starter had.
     let uid = stage.uid();
     is("Uid", &format!("{uid}\t{uid}\t{uid}\t{uid}"))?;
     let own = |key: &str| status(std::process::id().cast_signed(), key).unwrap_or_default();
@@ -368,7 +368,7 @@ fn a_sweeper_holds_a_line_and_is_deaf(stage: &Stage) -> Result<()> {
     is("CapAmb", NONE)?;
     is("Seccomp", &own("Seccomp"))?;
     is("Threads", "1")?;
-    // Who asks it to end is not heard, and nobody looks into it.
+    // It ignores the signals that ask it to end, and other processes can't inspect it.
     let ignored = status(sweeper, "SigIgn").unwrap_or_default();
     let ignored = u64::from_str_radix(&ignored, 16)?;
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
@@ -385,8 +385,8 @@ fn a_sweeper_holds_a_line_and_is_deaf(stage: &Stage) -> Result<()> {
     group.nothing_left("the sandbox's end")
 }
 
-/// It leaves no core file and isn't dumpable: proc(5), its files belong to root, and of the user's other
-/// processes none looks into it.
+/// Checks that a process leaves no core file and isn't dumpable: its files below /proc belong to root
+/// (proc(5)), so the user's other processes can't inspect it.
 fn is_closed_to_others(pid: i32, role: &str) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;

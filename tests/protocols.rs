@@ -1,5 +1,6 @@
-//! What stands in bodies and messages, judged from inside a real sandbox: what passes arrives byte for byte,
-//! over HTTP/1.1 and HTTP/2; what is refused never arrives, and is told and on record.
+//! Rules about the content of bodies and messages, tested from inside a real sandbox: allowed content arrives
+//! byte for byte, over HTTP/1.1 and HTTP/2; refused content never arrives, and the refusal is reported and
+//! recorded.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -92,7 +93,7 @@ fn bodies_are_judged(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// By a server of HTTP/1.1, and by one of HTTP/2 alone, which is asked on a stream (RFC 8441).
+/// With an HTTP/1.1 server, and with an HTTP/2-only server, where the WebSocket is a stream (RFC 8441).
 fn messages_are_judged(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     stage.script("websocket.py", include_str!("inside/websocket.py"))?;

@@ -1,5 +1,5 @@
-//! A new policy ends what it no longer allows, and tells each client in its own language; everything beside
-//! it goes on.
+//! A new policy ends connections that it no longer allows, and tells each client in the client's protocol;
+//! all other connections go on.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// Where everything of a case goes until the reload.
+/// The entry that allows all connections of a case until the reload.
 const GOES: &str = r#"
   goes:
     name: goes
@@ -35,14 +35,14 @@ const GOES: &str = r#"
       - { host: h1.bed.test, port: 8443, protocol: websocket, access: full }
       - { host: api.bed.test, port: 8080 }
     binaries: [ { path: "/**", allow_foreign_code: true } ]"#;
-/// What both policies allow.
+/// The entry that both policies have.
 const STAYS: &str = r#"
   stays:
     name: stays
     endpoints: [ { host: h2.bed.test, port: 443, protocol: rest, access: full } ]
     binaries: [ { path: "/**", allow_foreign_code: true } ]"#;
 
-/// Each client's end, as it must say it.
+/// How each client must report the end of its connection.
 const ENDS: &[(&str, &str)] = &[
     ("h1-idle", "closed, 0 bytes"),
     ("h1-silent", "closed, 0 bytes"),
@@ -56,13 +56,13 @@ const ENDS: &[(&str, &str)] = &[
 const WS_RELAYED: (&str, &str) =
     ("ws-relayed", "close 1008 'the policy no longer allows this', then closed, 0 bytes");
 
-/// Runs `start` beside a stream that stays, takes the policy away from all but that once each of `open` was
-/// said, and gives the whole output once each of `ended` was.
+/// Runs `start` beside a stream that both policies allow. Once each of `open` was printed, sets the policy
+/// that allows only that stream. Returns the whole output once each of `ended` was printed.
 fn through_reload(stage: &Stage, start: &str, open: &[String], ended: &[String]) -> Result<Finished> {
     let curl = program("curl")?;
     let text = policy(&format!("{GOES}{STAYS}"));
     let file = stage.write("policy.yaml", text)?.display().to_string();
-    // The one that stays goes on until the others' ends are over.
+    // The stream that stays goes on until the others have ended.
     let mark = format!("{}stays", stage.marker());
     let script = format!(
         "{curl} -sSfN 'https://h2.bed.test/sse?n=10&every=20&until={mark}' > stays & stays=$!\n{start}\nwait $stays && echo it stayed"

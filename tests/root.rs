@@ -1,5 +1,5 @@
-//! `--root`: directories and pinned images, in the whole program. What an archive may try is tested in the
-//! `agent` crate (`image::tests`); here it is what a user gets, as root and as an ordinary user.
+//! `--root`: directories and pinned images, tested in the whole program. Hostile archives are tested in the
+//! `agent` crate (`image::tests`); here it is about what a user gets, as root and as an ordinary user.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 
 fn a_directory_is_the_root(stage: &Stage) -> Result<()> {
     let tree = tree(stage)?.display().to_string();
-    // The control: this machine has what the little root hasn't, and the other way about.
+    // The control: this machine has files that the little root lacks, and vice versa.
     ensure!(Path::new("/usr/bin/env").exists() && !Path::new("/usr/share/in-root").exists());
     let script = "cat /usr/share/in-root && ls /usr/bin && cat /etc/os-release && ls /sandbox /tmp /proc/self/fd >/dev/null \
         && touch /sandbox/mine /tmp/mine && cat /run/cofferdam/ca-bundle.pem /etc/ssl/certs/ca-certificates.crt >/dev/null";
@@ -91,7 +91,7 @@ fn an_image_is_unpacked_once_and_shared(stage: &Stage) -> Result<()> {
                 std::fs::metadata(&store)?.permissions().mode() & 0o077 == 0,
                 "others may enter the store"
             );
-            // Again, with nothing to unpack from: what is pinned is there.
+            // Again, with nothing to unpack from: the pinned image is in the store already.
             std::fs::remove_dir_all(&image.layout)?;
             std::fs::remove_file(&image.archive)?;
             let second = run()?;
@@ -174,7 +174,8 @@ fn writable_paths_get_an_overlay_of_the_sandboxs_own(stage: &Stage) -> Result<()
     let first = run("one", script)?;
     let first = first.expect_code(0)?;
     ensure!(first.out() == "changed\n", "{:?}", first.out());
-    // Its own, and kept; nobody else's; and the shared image is as it was.
+    // A sandbox's changes are its own, and kept; no other sandbox has them, and the shared image is
+    // unchanged.
     ensure!(run("one", "cat /usr/share/second; ls /opt")?.expect_code(0)?.out() == "changed\nnew\n");
     ensure!(run("two", "cat /usr/share/second; ls /opt")?.expect_code(0)?.out() == "of the second layer");
     let plain = stage.run(&["--root", &root], &["cat", "/usr/share/second"])?.expect_code(0)?;
@@ -182,7 +183,8 @@ fn writable_paths_get_an_overlay_of_the_sandboxs_own(stage: &Stage) -> Result<()
     Ok(())
 }
 
-/// What was made for a root's changes goes with the rest of a start that fails after it.
+/// If a start fails after the overlay for a root's changes was made, the overlay is removed like everything
+/// else.
 fn a_failed_start_leaves_no_overlay(stage: &Stage) -> Result<()> {
     let root = tree(stage)?.display().to_string();
     let text =
@@ -197,8 +199,8 @@ fn a_failed_start_leaves_no_overlay(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// As root the gateway may write in a sandbox's directory: a link that it left there must not have something
-/// else change its owner.
+/// In rooted mode the gateway may write in a sandbox's directory: a link that it left there must not make the
+/// start change the owner of something else.
 fn no_overlay_is_made_behind_a_link(stage: &Stage) -> Result<()> {
     let root = tree(stage)?.display().to_string();
     let text =
@@ -226,7 +228,8 @@ fn a_file_may_name_the_root(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A root of links out of itself, and of links and files where the cage has something of its own.
+/// A root that has links leading out of it, and links and files in places where the cage puts something of
+/// its own.
 fn a_hostile_roots_links_lead_nowhere_else(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::symlink;
     let tree = tree(stage)?;
@@ -256,8 +259,8 @@ fn a_hostile_roots_links_lead_nowhere_else(stage: &Stage) -> Result<()> {
     ensure!(done.out().contains("sandbox:x:") && done.out().contains("localhost"), "{}", done.out());
     ensure!(!done.out().contains("in the root"), "{}", done.out());
     ensure!(!tree.join("usr/share/mine").exists(), "the root was written to");
-    // What the policy names, as a link: it is looked for in the root, and never shown where it would cover
-    // ours.
+    // A path of the policy that is a link in the root: it is resolved within the root, and never mounted
+    // where it would cover the cage's own.
     let file = stage.write("opt.yaml", policy("").replace("{ path: /opt, optional: true }", "/opt"))?;
     ensure!(std::fs::read_to_string(&file)?.contains("- /opt\n"), "the policy doesn't name /opt");
     let run = |script: &str| {

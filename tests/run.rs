@@ -48,8 +48,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// No wall keeps an agent from a socket that it sees (before Landlock's ninth version), so the operator hears
-/// of it.
+/// Before Landlock's ninth version, nothing keeps an agent from connecting to a socket that it sees, so the
+/// operator is warned.
 fn a_socket_of_the_hosts_that_the_agent_sees_is_named(stage: &Stage) -> Result<()> {
     let socket = stage.dir().join("workspace/answers");
     let (workspace, policy) = (workspace(stage), policy_file(stage, "")?);
@@ -64,8 +64,8 @@ fn a_socket_of_the_hosts_that_the_agent_sees_is_named(stage: &Stage) -> Result<(
     Ok(())
 }
 
-/// A run goes by what the file said at its start, and says so; a service, which starts again unattended, is
-/// refused.
+/// A run goes by what the file held at its start, and says so; a service is refused, since it starts again
+/// unattended.
 fn a_policy_that_the_agent_can_change_is_not_followed(stage: &Stage) -> Result<()> {
     let mine = stage.write("workspace/policy.yaml", common::policy(""))?.display().to_string();
     let change = "sed -i 's/^network_policies.*/network_policies: {}\\n# mine/' policy.yaml && grep -c mine policy.yaml; sleep 2";
@@ -86,7 +86,7 @@ fn a_policy_that_the_agent_can_change_is_not_followed(stage: &Stage) -> Result<(
         let refused = stage.call(&["up", "--file", &file, "--metrics", "off"])?.expect_code(125)?.err();
         ensure!(refused.contains("where the agent can change it: move it out"), "{refused}");
     }
-    // Every supervisor reads these anew, so a run is no exception.
+    // Every supervisor reads root certificates anew, so a run is refused, too.
     let roots = stage.write("workspace/roots.pem", "")?;
     let mut command = stage.cofferdam(["run", "--workspace", &workspace, "--", "true"]);
     command.env("SSL_CERT_FILE", roots);
@@ -98,8 +98,8 @@ fn a_policy_that_the_agent_can_change_is_not_followed(stage: &Stage) -> Result<(
     Ok(())
 }
 
-/// A gateway in strange hands could leave links for root's next start: what root works with there is root's,
-/// and the directory lets nobody touch what isn't theirs.
+/// A compromised gateway could leave links for root's next start. So whatever root uses in that directory
+/// belongs to root, and the directory (sticky) lets no other user touch it.
 fn the_gateway_has_no_hand_in_the_next_start(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     stage.run(&["--name", "mine"], &["true"])?.expect_code(0)?;
@@ -113,7 +113,8 @@ fn the_gateway_has_no_hand_in_the_next_start(stage: &Stage) -> Result<()> {
         let mut command = std::process::Command::new("mv");
         std::os::unix::process::CommandExt::uid(&mut command, gateway);
         std::os::unix::process::CommandExt::gid(&mut command, group);
-        // By the directory that it has: it need not be able to walk there, nor can it in the supervisor.
+        // By its working directory: the gateway user can't reach the directory by its path, and neither can
+        // the supervisor.
         command.current_dir(&dir).args([name, "moved"]);
         Ok(command.output()?.status.success())
     };
@@ -134,7 +135,8 @@ fn the_gateway_has_no_hand_in_the_next_start(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Neither its words nor its length, with an environment behind it and without one.
+/// Neither the words of the command line nor its length show inside, whether an environment stands behind it
+/// or not.
 fn the_command_line_does_not_show_inside(stage: &Stage) -> Result<()> {
     for without_environment in [false, true] {
         let mut command = stage.command(stage.binary());
@@ -164,13 +166,13 @@ fn exit_codes(stage: &Stage) -> Result<()> {
         (&["/usr"], 126),
         (&["no-such-program"], 127),
         (&["/no/such/program"], 127),
-        // No file can have that name; a link, and a script, that lead to themselves.
+        // A name that is too long for a file; a link, and a script's interpreter, that lead to themselves.
         (&[&long], 126),
         (&["./ring"], 126),
         (&["./own-interpreter"], 126),
         (&["sh", "-c", "kill -KILL $$"], 137),
         (&["sh", "-c", "kill -TERM $$"], 143),
-        // A real-time signal (signal(7)), for which the libraries have no name.
+        // A real-time signal (signal(7)), which libraries have no name for.
         (&["sh", "-c", "kill -40 $$"], 168),
     ];
     for (command, code) in commands {
@@ -181,7 +183,7 @@ fn exit_codes(stage: &Stage) -> Result<()> {
             ensure!(done.err().starts_with("cofferdam: "), "{command:?} says {:?}", done.err());
         }
     }
-    // An option that there is none of is no program; what stands behind the program is the program's.
+    // An unknown option isn't taken for the program; options behind the program belong to the program.
     let mistyped = stage.call(&["run", "--bogus", "--", "true"])?.expect_code(125)?.err();
     ensure!(mistyped.starts_with("cofferdam: ") && mistyped.lines().count() == 1, "{mistyped}");
     ensure!(mistyped.contains("--bogus") && mistyped.contains("cofferdam run --help"), "{mistyped}");
@@ -190,7 +192,7 @@ fn exit_codes(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// One that is mistyped is told by its name, not tried for ever.
+/// A mistyped program is reported by name, rather than tried for ever.
 fn a_service_without_its_program_is_refused(stage: &Stage) -> Result<()> {
     for restart in ["", ", restart: { policy: never }"] {
         let text = format!(
@@ -203,7 +205,8 @@ fn a_service_without_its_program_is_refused(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Most agents are installed in a home, which no sandbox shows: where, and what shows it.
+/// Most agents are installed in a home, which no sandbox shows: the message says where the program is, and
+/// how to show it.
 fn a_program_in_a_home_is_told_of(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let program = stage.write("home/agent-of-mine", "#!/bin/sh\n")?;
@@ -216,7 +219,7 @@ fn a_program_in_a_home_is_told_of(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Every message is an object on a line of its own, from whichever process, and says how grave it is.
+/// Every message, from whichever process, is a JSON object on a line of its own, with its level.
 fn messages_are_json_where_that_is_asked_for(stage: &Stage) -> Result<()> {
     let policy = stage.write(
         "warned.yaml",
@@ -253,7 +256,7 @@ fn messages_are_json_where_that_is_asked_for(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Fewer paths than usual are a policy's right: an agent that can't read /etc is told nothing by it.
+/// A policy may show fewer paths than usual: an agent that can't read /etc still starts.
 fn a_policy_may_leave_etc_out(stage: &Stage) -> Result<()> {
     let text = "version: 1\nfilesystem_policy: { read_only: [/usr, /bin, { path: /lib, optional: true }, { path: /lib64, optional: true }], include_workdir: true }\n";
     let policy = stage.write("bare.yaml", text)?.display().to_string();
@@ -334,7 +337,8 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A profile is typed to be safe: the file's policy must not win over it in silence. Presets add up.
+/// A profile on the command line is meant as protection, so the file's policy must not silently take
+/// precedence over it. Presets add up.
 fn what_is_typed_goes_before_the_file(stage: &Stage) -> Result<()> {
     let marked = |host: &str| {
         common::policy(&format!(
@@ -370,8 +374,8 @@ fn what_is_typed_goes_before_the_file(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Paths that can't be written down are refused by name, and what is refused leaves nothing that a later
-/// start trips over.
+/// Paths that can't be recorded are refused by name, and a refused start leaves nothing that a later one
+/// trips over.
 fn a_refused_start_spoils_no_name(stage: &Stage) -> Result<()> {
     use std::ffi::{OsStr, OsString};
     let odd = stage.dir().join(OsStr::from_bytes(b"b\xff d"));
@@ -413,7 +417,7 @@ fn what_was_refused_is_told_at_the_end(stage: &Stage) -> Result<()> {
         lines.iter().filter(|line| line.contains("/curl to host") && line.contains("no policy entry names"));
     ensure!(refused.count() == 5 && said.contains("refused: 4 more"), "not five, or not the rest: {said}");
     ensure!(lines.last().is_some_and(|line| line.contains("cofferdam audit show sh")), "no way on: {said}");
-    // Of a program that uses no proxy there is the name that it asked for.
+    // For a program that uses no proxy, the message has the name that it looked up.
     let named = stage.call(&["run", "--", "getent", "hosts", "evil.example.net"])?.err();
     ensure!(named.contains("refused: the name evil.example.net"), "{named}");
     let quiet = stage.run(&[], &["sh", "-c", ask])?.expect_code(3)?;
@@ -533,7 +537,7 @@ fn a_name_is_taken_once(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Its end would be the end of the sandbox.
+/// A `run`'s agent can't be restarted: its end would be the end of the sandbox.
 fn what_was_run_is_not_started_again(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let mut running = stage.start_run(&name, &[], &["sh", "-c", "echo ready; exec sleep 1000"])?;
@@ -550,7 +554,7 @@ fn what_was_run_is_not_started_again(stage: &Stage) -> Result<()> {
 }
 
 fn a_policy_in_the_peers_form_runs_unchanged(stage: &Stage) -> Result<()> {
-    // The static part as files of that schema write it: /proc and /dev entries are named there.
+    // The static part as files of the peers' schema write it, with entries for /proc and /dev.
     let text = "version: 1\nfilesystem_policy:\n  include_workdir: true\n  read_only: [/usr, /lib, /bin, /etc, /proc, \
                 /dev/urandom, /var/log]\n  read_write: [/sandbox, /tmp, /dev/null]\nlandlock: { compatibility: best_effort }\n\
                 process: { run_as_user: sandbox, run_as_group: sandbox }\n";

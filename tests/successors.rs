@@ -1,5 +1,5 @@
-//! What a new supervisor must not undo, and what happens while none comes: agents that are over, policies
-//! that were set, a sandbox whose supervisor can't be made any more, signals to a service.
+//! What a new supervisor must not undo, and what happens while none can start: agents that have ended,
+//! policies that were set, a sandbox whose supervisor can no longer be started, signals to a service.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -20,10 +20,10 @@ use serde_json::Value;
 
 use common::{COFFERDAM, FRIENDLY, START, Sandbox, policy, record_has, workspace};
 
-/// A stop that nobody can carry out is over after a grace of ten seconds and little more. A busy machine may
-/// take longer, but one that was put off takes for ever.
+/// Longest time of a stop that no supervisor can carry out. It is forced after a grace of ten seconds; a busy
+/// machine may take longer, but a stop that is put off again and again would never end.
 const FORCED: Duration = Duration::from_secs(60);
-/// What the heart says once when it turns patient.
+/// What the heart prints once, when it begins to retry less often.
 const PATIENT: &str = "no supervisor becomes ready";
 
 fn main() -> ExitCode {
@@ -53,7 +53,7 @@ fn kill_supervisor(stage: &Stage) -> Result<i32> {
     Ok(pid)
 }
 
-/// Kills it, and waits until the next one answers and has its agents.
+/// Kills the supervisor, and waits until the next one answers and has its agents.
 fn replace_supervisor(stage: &Stage, name: &str) -> Result<Value> {
     let first = kill_supervisor(stage)?;
     poll("a new supervisor", PATIENCE, || {
@@ -64,7 +64,7 @@ fn replace_supervisor(stage: &Stage, name: &str) -> Result<Value> {
     })
 }
 
-/// `up` with these agents (YAML, indented by two), and one that counts its SIGHUPs and stays.
+/// Runs `up` with these agents (YAML, indented by two), and one more that records its signals and stays.
 fn service<'a>(stage: &'a Stage<'a>, agents: &str, more: &str) -> Result<Sandbox<'a>> {
     let name = stage.name();
     let text = format!(
@@ -114,7 +114,7 @@ fn what_is_over_stays_over(stage: &Stage) -> Result<()> {
         ensure!(told == 1, "{name}'s end is {told} times on record");
     }
     ensure!(lines(stage, "steady") == 1, "the steady one was started again");
-    // The operator may want it again.
+    // The operator may start an ended agent again.
     stage.call(&["restart", &sandbox.name, "agents/never"])?.expect_code(0)?;
     poll("another run", PATIENCE, || (lines(stage, "never") == 2).then_some(()))?;
     stage.call(&["restart", &sandbox.name, "agents/steady"])?.expect_code(0)?;
@@ -123,8 +123,8 @@ fn what_is_over_stays_over(stage: &Stage) -> Result<()> {
 }
 
 fn a_run_that_is_over_ends_with_its_code(stage: &Stage) -> Result<()> {
-    // A run waits a few seconds for its output's reader. A machine that is busy for that long lets nobody in
-    // between.
+    // A run waits only a few seconds for the reader of its output. If the machine is busy for that long, the
+    // kill comes too late, so try several times.
     for n in 0..5 {
         if let Some(ended) = run_that_is_over(stage, &format!("{}-{n}", stage.name()))? {
             let Ended { code, output, runs } = ended;
@@ -143,13 +143,13 @@ struct Ended {
     runs: usize,
 }
 
-/// A run whose supervisor is killed when its agent is over and its output is not out; none when it ended too
-/// early.
+/// A run whose supervisor is killed after its agent has ended and before its output is out; `None` if the run
+/// ended too early.
 fn run_that_is_over(stage: &Stage, name: &str) -> Result<Option<Ended>> {
     let ran = stage.workspace().join("ran");
     let _ = std::fs::remove_file(&ran);
-    // More than the operator's pipe takes, and little more: pages that are written in parts hold less
-    // (pipe(7)), and an agent that waits for its reader isn't over.
+    // Slightly more than the operator's pipe holds: pages that are written in parts hold less (pipe(7)), and
+    // an agent that still waits for its reader hasn't ended.
     let script = "echo x >> /sandbox/ran; head -c 70000 /dev/zero; exit 7";
     let options = ["run", "--quiet", "--name", name, "--workspace", &workspace(stage), "--"];
     let mut command = stage.cofferdam([&options[..], &["sh", "-c", script]].concat());
@@ -164,7 +164,7 @@ fn run_that_is_over(stage: &Stage, name: &str) -> Result<Option<Ended>> {
     let Some(before) = before else { return Ok(None) };
     let before = before["supervisor_pid"].as_i64().context("a supervisor")?;
     kill(Pid::from_raw(i32::try_from(before)?), Signal::SIGKILL)?;
-    // Its output is not out: nobody has read of it yet.
+    // Its output isn't out, since the test hasn't read any of it yet.
     let replaced = poll("a new supervisor, or the end", PATIENCE, || {
         if child.try_wait().is_ok_and(|ended| ended.is_some()) {
             return Some(false);
@@ -193,7 +193,8 @@ fn nobody_watches_an_exec_any_more(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A sandbox whose next supervisor fails, for its operator's roots are gone; and where they were.
+/// A sandbox whose next supervisor fails, since the operator's root certificates are gone; and the path where
+/// they were.
 fn broken<'a>(stage: &'a Stage<'a>, mode: &str) -> Result<(Sandbox<'a>, std::path::PathBuf)> {
     let roots = stage.write("roots.pem", std::fs::read(stage.world().ca_file())?)?;
     let name = stage.name();
@@ -257,7 +258,7 @@ fn a_stop_while_there_is_none(stage: &Stage) -> Result<()> {
             _ => {
                 std::fs::write(&roots, std::fs::read(stage.world().ca_file())?)?;
                 running.signal(Signal::SIGTERM)?;
-                // In order, by the last supervisor that is tried.
+                // If the last supervisor that is tried ends it in order.
                 wanted = 0;
             }
         }
@@ -271,8 +272,7 @@ fn a_stop_while_there_is_none(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Waits until somebody has opened a file, read it and closed it, from now on: a watched policy is read every
-/// few seconds.
+/// Waits until a process opens, reads and closes a file: a watched policy is read every few seconds.
 fn is_read(file: &Path) -> Result<()> {
     let seen = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     seen.add_watch(file, AddWatchFlags::IN_CLOSE_NOWRITE)?;
@@ -299,16 +299,16 @@ fn a_policy_that_was_set_stays_set(stage: &Stage) -> Result<()> {
             after["generation"] == number && after["sha256"] == before["sha256"],
             "{before} became {after} with a supervisor's death"
         );
-        // Whatever comes of that reading comes before what is set after it: nothing did.
+        // The outcome of that read would come before the policy that is set after it; there was none.
         stage.write("narrow.yaml", format!("{}# {number}\n", policy("")))?;
         stage.call(&["policy", "set", &sandbox.name, &narrow])?.expect_code(0)?;
         let next = generation();
         ensure!(next == Some(number + 1), "{next:?} follows {number}");
     }
-    // The next edit is one.
+    // The next edit takes effect.
     stage.write("policy.yaml", format!("{}# edited\n", policy(FRIENDLY)))?;
     poll("another edit", PATIENCE, || (generation()? == 6).then_some(()))?;
-    // Once it was told that one is in force, no death takes it back.
+    // Once a policy was reported to be in force, no supervisor's death undoes that.
     for n in 7..12 {
         stage.write("narrow.yaml", format!("{}# {n}\n", policy("")))?;
         stage.call(&["policy", "set", &sandbox.name, &narrow])?.expect_code(0)?;
@@ -337,7 +337,8 @@ fn a_service_keeps_signals_to_itself(stage: &Stage) -> Result<()> {
         sandbox.heart().signal(signal)?;
         poll("the heart to take it", PATIENCE, || (!is_pending(heart, signal)).then_some(()))?;
     }
-    // What it had passed on would come by this way, and before what the agent is sent now.
+    // Signals that the heart passed on would take this way, and arrive before the signal that the agent is
+    // sent now.
     stage.call(&["exec", &sandbox.name, "--", "true"])?.expect_code(0)?;
     for pid in stage.processes_with("/sandbox/heard") {
         // A shell that is about to be its `sleep` may be gone by now.
@@ -352,7 +353,7 @@ fn a_service_keeps_signals_to_itself(stage: &Stage) -> Result<()> {
 
 fn each_further_sigterm_puts_nothing_off(stage: &Stage) -> Result<()> {
     let mut sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
-    // One that lives and stops nobody.
+    // A supervisor that lives but stops no agent.
     let stuck = supervisor(stage).context("no supervisor")?;
     kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
     let running = sandbox.running.take().context("it runs")?;

@@ -1,4 +1,4 @@
-//! What dies comes back, and the rest goes on: each row of the design's table, fifty kills a row.
+//! Parts that die come back, and the rest goes on: each row of the design's table, fifty kills a row.
 //!
 //! While a part is killed again and again, an agent counts aloud, opens new connections all the time and
 //! holds a stream open. Its numbers must come complete and in order; no connection may be refused; no stream
@@ -23,25 +23,26 @@ use common::{COFFERDAM, FRIENDLY, Sandbox, policy_file, program, record_has, wor
 
 /// Kills a row.
 const KILLS: usize = 50;
-/// How soon a part must be back, at the 99th percentile, by an optimised build on a machine that does nothing
-/// else.
+/// How soon an actor must be back, at the 99th percentile, with an optimised build on an otherwise idle
+/// machine.
 const ACTOR_BACK: Duration = Duration::from_millis(50);
-/// And the supervisor process.
+/// The same for the supervisor process.
 const SUPERVISOR_BACK: Duration = Duration::from_secs(1);
-/// And an agent whose backoff is next to none.
+/// The same for an agent with hardly any back-off.
 const AGENT_BACK: Duration = Duration::from_secs(1);
-/// And how soon everything is gone whose init or heart is.
+/// How soon everything of a sandbox must be gone after its init or heart.
 const SANDBOX_GONE: Duration = Duration::from_secs(5);
-/// Half of a row's recoveries must be within this many times as long: an unoptimised build is slower, and
-/// machines do other things besides.
+/// Half of a row's recoveries may take at most this many times as long: an unoptimised build is slower, and
+/// machines have other work to do.
 const SLACK: u32 = if cfg!(debug_assertions) { 4 } else { 2 };
-/// Of fifty recoveries the 99th percentile is the worst: one that met another program's burst. It gets this
-/// many times as long; a part that waits out a backoff or a deadline of seconds is over it all the same.
+/// The 99th percentile of fifty recoveries is the worst one, which may have met another program's burst. It
+/// may take this many times as long; a part that waits for a back-off or a deadline of seconds exceeds it all
+/// the same.
 const WORST_SLACK: u32 = 40;
-/// Requests and ticks that must have come through in a row, or it proves nothing. A fast build is through
-/// with its kills before that many ticks, and the row goes on until they are there.
+/// Least requests and ticks that must have come through during a row; with fewer, the row proves nothing. A
+/// fast build has done its kills before that, and then the row goes on until they are reached.
 const ALIVE: u64 = 50;
-/// A row's most time.
+/// The longest time of a row.
 const ROW: Duration = Duration::from_secs(1200);
 
 fn main() -> ExitCode {
@@ -93,7 +94,7 @@ impl Alive {
         Some(Self { requests: requests.parse().ok()?, ticks: ticks.parse().ok()? })
     }
 
-    /// What it is now; an agent that has only just started has written nothing yet.
+    /// The present counts; waits for them, since an agent that has just started hasn't written any yet.
     fn now(stage: &Stage) -> Result<Self> {
         poll("the agent's first word of itself", PATIENCE, || Self::read(stage))
     }
@@ -129,7 +130,7 @@ fn report(sandbox: &mut Sandbox) -> Result<Report> {
     Ok(Report { end, repeated })
 }
 
-/// Percentiles of a row, printed beside what is promised.
+/// Prints the percentiles of a row beside the promise, and checks them.
 fn told(what: &str, mut times: Vec<Duration>, promise: Duration) -> Result<()> {
     times.sort();
     let at = |p: f64| times[((times.len() - 1) as f64 * p).ceil() as usize];
@@ -277,7 +278,7 @@ fn supervisor(stage: &Stage) -> Result<()> {
         })
         .with_context(|| format!("kill {n}"))?;
         times.push(begun.elapsed());
-        // And back for the agent too: a request is answered, and a new stream has its first tick.
+        // It must be back for the agent too: a request is answered, and a new stream has its first tick.
         done.wait_for(stage, 1).with_context(|| format!("kill {n}"))?;
     }
     let restarts = sandbox.status()?["supervisor_restarts"].as_u64();
@@ -332,7 +333,7 @@ fn crash_needs_permission(stage: &Stage) -> Result<()> {
     sandbox.wait_restarted("proxy", before)
 }
 
-/// In status, list, log and on standard error, each until an operator starts it again.
+/// It is reported in status, list, log and on standard error, until an operator starts it again.
 fn an_agent_that_stays_down_is_told(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let config = format!(
@@ -385,8 +386,7 @@ fn an_agent_that_stays_down_is_told(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A server that answers until the workspace holds `hang`, then never again; asked to end, it says that all
-/// is well.
+/// A server that answers until the workspace holds `hang`, then never again; on SIGTERM it exits with 0.
 const DEAF: &str = r#"
 import http.server, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -399,8 +399,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", 8642), Answer).serve_forever()
 "#;
 
-/// Its process runs on, and does nothing: that is seen, on record, and its end is a failure though it exits
-/// with 0. The others go on.
+/// An agent's process runs on and does nothing. That is noticed and recorded, and its end counts as a failure
+/// though it exits with 0. The other agents go on.
 fn an_agent_that_is_silent_is_started_again(stage: &Stage) -> Result<()> {
     let (name, python) = (stage.name(), program("python3")?);
     stage.script("deaf.py", DEAF)?;

@@ -1,5 +1,5 @@
-//! The way to upstream servers: bad certificates are told by name, a client certificate is shown to one
-//! server alone, and where there is a corporate proxy everything goes through it.
+//! The way to upstream servers: faults of certificates are named, a client certificate is shown to one server
+//! only, and where there is a corporate proxy everything goes through it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -90,7 +90,7 @@ fn get(curl: &str, url: &str) -> String {
 /// What [`get`] printed, request by request.
 fn answers(said: &str) -> Vec<(u16, Value)> {
     let lines: Vec<&str> = said.lines().collect();
-    // Of a refused CONNECT curl shows its code alone.
+    // For a refused CONNECT curl shows only the status code.
     let code = |line: &&str| {
         let (inner, connect) = line.split_once(' ')?;
         let (inner, connect) = (inner.parse::<u16>().ok()?, connect.parse::<u16>().ok()?);
@@ -146,7 +146,8 @@ fn a_hidden_server_name_is_refused(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The pair that the world's servers take, in files of this case: the key closed to others.
+/// Writes the client certificate and key that the world's servers accept to files of this case; others can't
+/// read the key.
 fn client_pair(stage: &Stage) -> Result<(String, String)> {
     let (cert, key) = stage.world().client_pair()?;
     let cert = stage.write("client.pem", cert)?;
@@ -164,7 +165,7 @@ fn a_client_certificate_is_shown_to_its_server_alone(stage: &Stage) -> Result<()
         format!("client_certs:\n  - {{ host: mtls.bed.test, cert: client.pem, key: \"file:{key}\" }}\n");
     let hosts = ["mtls.bed.test", "asks.bed.test"];
     let one = |host: &str| get(&curl, &format!("https://{host}/fine?m={mark}"));
-    // Twice each, and in turn: no session and no connection of the one serves the other.
+    // Each twice, in turn: a session or connection of one host must not be used for the other.
     let script = format!("{}{}{}{}", one(hosts[0]), one(hosts[1]), one(hosts[0]), one(hosts[1]));
     let search = "! grep -rIl 'PRIVATE KEY' /sandbox /tmp /run /proc/self/environ 2>/dev/null";
     let done = run(stage, &config, &hosts, &format!("{script}{search}"))?.expect_code(0)?;
@@ -196,7 +197,7 @@ fn a_client_certificate_that_cannot_be_used_is_refused_at_start(stage: &Stage) -
     Ok(())
 }
 
-/// Opening a pipe waits until somebody writes to it (fifo(7)).
+/// Opening a pipe would block until another process opens it for writing (fifo(7)).
 fn a_pipe_in_a_certificates_place_holds_nothing_up(stage: &Stage) -> Result<()> {
     let (_, key) = client_pair(stage)?;
     let pipe = stage.dir().join("pipe.pem");
@@ -349,7 +350,7 @@ fn a_wrong_credential_is_told_and_never_shown(stage: &Stage) -> Result<()> {
         ensure!(*code == 502 && detail.contains(wanted) && detail.contains("proxy.bed.test:3181"), "{body}");
         said += &(done.out() + &done.err());
     }
-    // The right one, and everything that was written down meanwhile.
+    // With the right credential; then everything that was recorded meanwhile is searched.
     let right = through(&at(Kind::Demanding), ", credential: env:CORP_PROXY");
     let done = run(stage, &right, &["api.bed.test"], &script)?;
     ensure!(answers(&done.out()).first().is_some_and(|(code, _)| *code == 200), "{}", done.out());
@@ -382,7 +383,7 @@ fn the_proxy_resolves_what_this_machine_cannot(stage: &Stage) -> Result<()> {
         let done = run(stage, &config, &hosts, &script)?;
         Ok(answers(&done.out()).iter().map(|(code, _)| *code).collect())
     };
-    // The other mode's have been asked for before.
+    // Tunnels of the other mode's case were recorded before.
     let before = stage.world().recorder().tunnels().len();
     let asked =
         |to: &str| stage.world().recorder().tunnels().iter().skip(before).any(|tunnel| tunnel.to == to);

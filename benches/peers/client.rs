@@ -22,11 +22,11 @@ const CHUNK: usize = 256 * 1024;
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A new tunnel each: CONNECT, five bytes there and back, closed.
+    /// A new tunnel for each operation: CONNECT, five bytes there and back, close.
     Tunnel,
     /// Requests on kept connections whose TLS ends in the proxy.
     Intercepted,
-    /// A new connection each whose TLS ends in the proxy, with one request.
+    /// A new connection for each operation, whose TLS ends in the proxy, with one request.
     Handshake,
     /// Requests in absolute form on kept connections.
     Plain,
@@ -131,7 +131,8 @@ impl Job {
                     let mut stream = self.tunnel(ECHO_PORT)?;
                     stream.write_all(b"hello")?;
                     stream.read_exact(&mut [0; 5])?;
-                    // The server ends it: else our ports would wait a minute each, and soon be searched for.
+                    // The server closes first. Otherwise each of our ports would stay in TIME_WAIT for a
+                    // minute, and free ones would soon be hard to find.
                     ensure!(stream.read(&mut [0; 1])? == 0, "more than was sent came back");
                     times.push(begun.elapsed());
                 }
@@ -199,7 +200,7 @@ impl Job {
         let mut stream = TcpStream::connect(proxy)?;
         stream.set_nodelay(true)?;
         write!(&stream, "CONNECT {HOST}:{port} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n")?;
-        // The server says nothing by itself, so nothing but the head is there to be read.
+        // The server sends nothing by itself, so there is nothing but the head to read.
         let mut head = [0; 1024];
         let mut length = 0;
         while !head[..length].ends_with(b"\r\n\r\n") {

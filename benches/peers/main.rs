@@ -1,11 +1,11 @@
 //! What the data path costs beside other proxies, in one run: `cargo bench --bench peers`.
 //!
 //! The same client and the same server for every contender, in turn, several rounds: direct, cofferdam, squid
-//! with OpenSSL, envoy. Processors' time is that of all of a contender's own processes; of cofferdam's heart,
-//! supervisor and init. Only cofferdam asks who connects, judges and keeps a record; squid and envoy let
-//! everything pass. `.ci/run --peers` installs the peers; one that isn't there is skipped aloud. Arguments
-//! name contenders or jobs to run alone; `--rounds N`, `--seconds N` change how often and how long, `--idle
-//! N` opens so many tunnels at the end.
+//! with OpenSSL, envoy. CPU time is that of all of a contender's own processes; for cofferdam, of heart,
+//! supervisor and init. Only cofferdam identifies the client, judges requests and keeps a record; squid and
+//! envoy let everything pass. `.ci/run --peers` installs the peers; one that isn't installed is skipped with
+//! a message. Arguments name the contenders or jobs to run; `--rounds N` and `--seconds N` set how often and
+//! how long each job runs, `--idle N` opens N tunnels at the end.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panic")]
 
@@ -42,14 +42,15 @@ fn main() -> Result<ExitCode> {
     raise_descriptors()?;
     let dir = std::env::temp_dir().join(format!("cofferdam-peers-{}", std::process::id()));
     let _world = World::enter(&dir)?;
-    // Proxies close towards the server: without this most of what is measured is the search for a free port.
+    // The proxies close their connections to the server first, and so hold the TIME_WAIT ports. Without this
+    // limit, most of what is measured is the search for a free port.
     fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "256")?;
     let result = compare(&dir, &Choice::of(&args)?);
     let _ = fs::remove_dir_all(&dir);
     result.map(|()| ExitCode::SUCCESS)
 }
 
-/// For the tunnels that idle: their client's ends and the server's are ours.
+/// Raises the limit of descriptors for the idle tunnels: the client's ends and the server's ends are ours.
 fn raise_descriptors() -> Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     const WANTED: u64 = 65_536;
@@ -60,7 +61,7 @@ fn raise_descriptors() -> Result<()> {
     Ok(())
 }
 
-/// What of it is to be run.
+/// The contenders and jobs that are to be run, and for how long.
 struct Choice {
     names: Vec<String>,
     rounds: u64,
@@ -84,7 +85,7 @@ impl Choice {
         Ok(choice)
     }
 
-    /// Without any name of its sort everything is run.
+    /// Whether `name` is to be run. Without any argument of its `sort`, everything of that sort is run.
     fn has(&self, name: &str, sort: &[&str]) -> bool {
         let named = |name: &str| self.names.iter().any(|other| other == name);
         named(name) || !sort.iter().any(|other| named(other))
@@ -133,7 +134,7 @@ fn measure(contenders: &mut [Contender], kind: Kind, choice: &Choice) -> Result<
     let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); contenders.len()];
     for round in 0..=choice.rounds {
         for (contender, figures) in contenders.iter_mut().zip(&mut rounds).filter(|(c, _)| c.can(kind)) {
-            // The first one is for warming up.
+            // The first round is for warming up.
             let length = if round == 0 { 300 } else { choice.seconds * 1000 };
             let got = contender.run(kind, length).with_context(|| contender.name)?;
             if round > 0 {
@@ -187,7 +188,7 @@ fn idle(contenders: &mut [Contender], tunnels: u64) -> Result<()> {
             "  {:<10} {before} KiB before, {with} KiB with them: {each:.1} KiB each",
             contender.name
         ));
-        // Closes them.
+        // Closes the idle tunnels.
         contender.run(Kind::Idle, 0)?;
         std::thread::sleep(std::time::Duration::from_secs(1));
         say(&format!("  {:<10} {} KiB after them", "", contender.pss()?));

@@ -1,4 +1,5 @@
-//! The server behind every contender: as little work as can be, on ports of its own in the bed's world.
+//! The server behind every contender: does as little work as possible, on ports of its own in the bed's
+//! world.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,11 +11,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 
-/// The name that all of it has.
+/// The host name of all these ports.
 pub const HOST: &str = "h1.bed.test";
-/// Gives back what it gets first, and closes.
+/// Sends back the first bytes that it gets, and closes.
 pub const ECHO_PORT: u16 = 9007;
-/// Says nothing, and waits.
+/// Sends nothing, and waits.
 pub const HOLD_PORT: u16 = 9009;
 /// Sends without end, once it got a byte.
 pub const STREAM_PORT: u16 = 9019;
@@ -54,7 +55,7 @@ fn listen(port: u16) -> Result<TcpListener> {
     Ok(socket.listen(4096)?)
 }
 
-/// A side that goes away ends it, whatever was under way.
+/// Serves one connection. An error ends it, since either side may go away at any moment.
 async fn serve(mut stream: TcpStream, port: u16, tls: TlsAcceptor) {
     match port {
         ECHO_PORT => {
@@ -79,7 +80,7 @@ async fn serve(mut stream: TcpStream, port: u16, tls: TlsAcceptor) {
     }
 }
 
-/// Answers a request whenever the end of a head was read: nobody here sends bodies.
+/// Answers whenever the end of a head was read: no client here sends bodies.
 async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let mut head = Vec::with_capacity(4096);
     while let Ok(1..) = stream.read_buf(&mut head).await {

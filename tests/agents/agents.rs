@@ -1,5 +1,5 @@
-//! What each agent needs: where its program is, how it is told of its model, how one turn is taken without a
-//! terminal.
+//! What each agent needs: where its program is, how it is configured with its model, how it takes one turn
+//! without a terminal.
 
 use anyhow::Result;
 use bed::Stage;
@@ -35,8 +35,7 @@ pub fn pi(stage: &Stage) -> Result<()> {
     )
 }
 
-/// `@anthropic-ai/claude-code` (npm): nothing but the environment that cofferdam gives tells it where its
-/// model is.
+/// `@anthropic-ai/claude-code` (npm): only the environment that cofferdam sets tells it where its model is.
 pub fn claude_code(stage: &Stage) -> Result<()> {
     let claude = installed("agents/claude-code/node_modules/.bin/claude")?;
     let script = format!(
@@ -86,7 +85,7 @@ pub fn hermes(stage: &Stage) -> Result<()> {
     lead(stage, &Agent { shape: Shape::Chat, tool, script })
 }
 
-/// Its program, told of its model: the beginning of a shell's line.
+/// Its program with its model configured: the beginning of a shell command.
 pub fn hermes_at_home() -> Result<String> {
     let hermes = installed("agents/hermes/bin/hermes")?;
     let config = "model:\\n  provider: custom\\n  default: helper\\n  base_url: https://inference.local/v1\\n  api_key: placeholder\\n\

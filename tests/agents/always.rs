@@ -1,5 +1,5 @@
-//! Two always-on agents in one sandbox, as a file describes them: asked from outside through a forward,
-//! watched, and not disturbed by the death of what supervises them.
+//! Two always-on agents in one sandbox, as a file describes them: they are asked from outside through a
+//! forward, health-checked, and not disturbed by the death of their supervisor.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::common::{FRIENDLY, Sandbox, policy_file, workspace};
 const STARTING: Duration = Duration::from_secs(600);
 /// And to answer a question.
 const ANSWERING: Duration = Duration::from_secs(300);
-/// What the outside shows the agents: their own keys, none of a provider's.
+/// The key that clients outside show the agents: the agents' own, not a provider's.
 const TOKEN: &str = "the-agents-own-key-0123456789abcdef";
 
 pub fn always_on(stage: &Stage) -> Result<()> {
@@ -77,7 +77,7 @@ pub fn always_on(stage: &Stage) -> Result<()> {
     both_speak()
 }
 
-/// Slowness is no silence here: none is to be started again.
+/// A health check with time-outs so long that a slow agent isn't restarted.
 fn health(http: &str) -> Value {
     json!({ "http": http, "every": "1s", "timeout": "60s", "start": "10m" })
 }

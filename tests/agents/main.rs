@@ -1,11 +1,11 @@
-//! The agents that cofferdam is for, unmodified from their registries and headless: each takes turns with
-//! tool calls through `inference.local`, and what its tools must not reach is refused, on record, while it
-//! goes on ([`walk`]).
+//! The agents that cofferdam is made for, unmodified from their registries and headless. Each takes turns
+//! with tool calls through `inference.local`; what its tools must not reach is refused and recorded, while
+//! the agent goes on ([`walk`]).
 //!
-//! Two of them also stand by for months, as their users have them: [`always`].
+//! Two of them also run as long-lived services, as their users run them: [`always`].
 //!
-//! What an agent needs of its own is in [`agents`], a function each. An agent
-//! that isn't installed is skipped aloud. docs/agents.md has a row for each; a case compares the two.
+//! What an agent needs of its own is in [`agents`], a function each. An agent that isn't installed is skipped
+//! with a message. docs/agents.md has a row for each; a case compares the two.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

@@ -1,4 +1,4 @@
-//! The walk that every agent is led through by its model: what it may do, what it must not, and a last word.
+//! The script through which a model leads every agent: what it may do, what it must not, and a last message.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Shape {
     }
 }
 
-/// An agent, ready to be led.
+/// An agent, ready to be led through the script.
 pub struct Agent {
     /// Its model's protocol.
     pub shape: Shape,
@@ -62,7 +62,7 @@ pub struct Agent {
 const PATIENCE: Duration = Duration::from_secs(600);
 const SECRET: &str = "the operator's secret";
 
-/// Leads it, and looks at what came of that.
+/// Leads an agent through the script, and checks the results.
 pub fn lead(stage: &Stage, agent: &Agent) -> Result<()> {
     let mark = stage.marker();
     let secret = stage.write("home/secret", SECRET)?;
@@ -87,7 +87,7 @@ pub fn lead(stage: &Stage, agent: &Agent) -> Result<()> {
         asked(stage, agent, &mark)
     );
 
-    // What its tools told is what the model was told next.
+    // The output of its tools is in the next request to the model.
     let last = last_request(stage, agent, &mark)?;
     let told = conversation(&serde_json::from_slice(&last.body)?).to_string();
     // Once in the command, once in what it printed.
@@ -135,19 +135,19 @@ fn requests(stage: &Stage, agent: &Agent, mark: &str) -> Vec<Seen> {
     stage.world().recorder().all().into_iter().filter(is_ours).collect()
 }
 
-/// The one with the longest conversation.
+/// The request with the longest conversation.
 fn last_request(stage: &Stage, agent: &Agent, mark: &str) -> Result<Seen> {
     requests(stage, agent, mark).into_iter().max_by_key(|seen| seen.body.len()).context("no model request")
 }
 
-/// What was said in a request, without what the agent tells every model first.
+/// The conversation in a request, without the agent's system prompt.
 fn conversation(body: &Value) -> Value {
     let said = if body["input"].is_null() { &body["messages"] } else { &body["input"] };
     let said = said.as_array().map(Vec::as_slice).unwrap_or_default();
     said.iter().filter(|message| message["role"] != "system").cloned().collect()
 }
 
-/// For who reads a failure: the requests, and which tools the agent offers.
+/// Text for a failure message: the requests, and which tools the agent offers.
 fn asked(stage: &Stage, agent: &Agent, mark: &str) -> String {
     let mut out = String::new();
     for seen in requests(stage, agent, mark) {

@@ -1,5 +1,5 @@
-//! A file system that never answers, as a network's does whose server is gone: a move that leads there comes
-//! to nothing, and holds up nobody.
+//! A file system that never answers, like a network file system whose server is gone: a move that has to look
+//! there fails, and blocks nobody else.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use crate::common::processes;
 use crate::service::{Service, showing};
 
-/// Mounted with nobody to serve it. Whoever asks it something waits until this is dropped.
+/// A FUSE mount that nobody serves. A process that accesses it blocks until this is dropped.
 struct Dead {
     at: PathBuf,
     _served_by_nobody: File,
@@ -39,7 +39,8 @@ impl Drop for Dead {
     }
 }
 
-/// A policy that shows what lies in there: what is mounted itself, the kernel knows without asking.
+/// A policy that shows a directory inside the mount. (About the mount point itself the kernel knows enough
+/// without asking the server.)
 fn within(stage: &Stage) -> Result<String> {
     let seen = stage.dir().join("data/seen");
     Ok(stage.write("there.yaml", showing(&seen))?.display().to_string())
@@ -54,7 +55,7 @@ pub fn a_dead_file_system_holds_up_no_builder(stage: &Stage) -> Result<()> {
     let before = service.both().context("status")?;
     let dead = Dead::mount(&stage.dir().join("data"))?;
     let first = service.start_set(&there)?;
-    // It stands there, and who comes next waits behind it.
+    // The first request blocks there, and the next one waits behind it.
     looks(stage)?;
     let second = service.start_set(&another)?;
     let refused = first.finish(PATIENCE)?.expect_code(125)?.err();
@@ -70,12 +71,12 @@ pub fn a_dead_file_system_holds_up_no_builder(stage: &Stage) -> Result<()> {
     service.says("wide")
 }
 
-/// Waits until somebody stands there.
+/// Waits until a process of the builder's blocks there.
 fn looks(stage: &Stage) -> Result<()> {
     poll("the look", PATIENCE, || (processes(stage, "cofferdam: bld").len() == 2).then_some(()))
 }
 
-/// Nor does it keep the builder beyond the heart.
+/// Nor does the dead file system keep the builder alive after the heart's end.
 pub fn a_dead_file_system_holds_up_no_end(stage: &Stage) -> Result<()> {
     let mut service = Service::start(stage, "")?;
     let there = within(stage)?;

@@ -11,7 +11,8 @@ use nix::unistd::Pid;
 use crate::common::{self, Sandbox, policy, processes, record_has};
 use crate::service::{Moving, Service, moments};
 
-/// An old supervisor that stops nobody has its time, and no more; whoever wants the move needs no word of it.
+/// An old supervisor that doesn't stop its agents is ended by force after its time; the command that asked
+/// for the move doesn't depend on its answer.
 pub fn a_supervisor_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
     let service = Service::start(stage, "")?;
     let stuck = service.process("cofferdam: sup").context("a supervisor")?;
@@ -23,7 +24,7 @@ pub fn a_supervisor_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
     poll("who wanted it to be on record", PATIENCE, || {
         (service.wishes_on_record().ok()? == 1).then_some(())
     })?;
-    // Going on late, where it was not ended by force, it finds no sandbox of its own to clean up after.
+    // If it wasn't ended by force and goes on late, it finds no sandbox of its own to clean up after.
     let _gone = kill(Pid::from_raw(stuck), Signal::SIGCONT);
     poll("its end", PATIENCE, || (!processes(stage, "cofferdam: sup").contains(&stuck)).then_some(()))?;
     poll("somebody who answers", PATIENCE, || service.both().map(drop))
@@ -38,14 +39,14 @@ pub fn a_supervisors_death_in_the_middle_takes_nothing_along(stage: &Stage) -> R
     let status = poll("the status", PATIENCE, || service.both())?;
     ensure!(status["policy"]["generation"] == 2, "{}", status["policy"]);
     ensure!(service.ran() == 1, "one that was over was run again");
-    // By one of the two: the first may not have had the time.
+    // Recorded by one of the two supervisors: the first may not have had the time.
     let wishes = || service.wishes_on_record().ok().filter(|wishes| *wishes > 0);
     ensure!(poll("who wanted it to be on record", PATIENCE, wishes)? == 1, "it is on record too often");
     Ok(())
 }
 
-/// Memory that runs out, say: agents that were stopped for a cage that is gone are started again where they
-/// were. A wish that comes meanwhile waits until they are.
+/// The next cage's init dies, as for lack of memory: agents that were stopped for that cage are started again
+/// in the old one. A request for a move that comes meanwhile waits until they are.
 pub fn the_next_cages_end_leads_back(stage: &Stage) -> Result<()> {
     let Moving { service, command, old_init } = Moving::start(stage)?;
     let inits = processes(stage, "cofferdam: init");
@@ -60,7 +61,7 @@ pub fn the_next_cages_end_leads_back(stage: &Stage) -> Result<()> {
         let generation = status["policy"]["generation"].as_u64()?;
         (generation > 1 || stub["pid"].is_u64()).then_some(generation)
     };
-    // Where this machine is slow they have moved on by the time of a look.
+    // On a slow machine they may have moved on by the time of this check.
     if poll("the agents in the old cage", PATIENCE, back)? == 1 {
         ensure!(processes(stage, "cofferdam: init").contains(&old_init), "the old cage is gone");
     }
@@ -84,7 +85,7 @@ pub fn without_a_builder_it_is_told_what_to_do(stage: &Stage) -> Result<()> {
     let refused = service.set(&service.wide)?.expect_code(125)?;
     ensure!(refused.err().contains("stop it, and start it"), "{}", refused.err());
     service.says("narrow")?;
-    // A dynamic change needs none.
+    // A dynamic change needs no builder.
     let dynamic = stage.write("dynamic.yaml", policy(common::FRIENDLY))?.display().to_string();
     ensure!(service.moved(&dynamic)?["generation"] == 2);
     Ok(())
@@ -100,8 +101,8 @@ pub fn the_way_leads_forward_without_a_builder(stage: &Stage) -> Result<()> {
     })
 }
 
-/// At moments of chance: the sandbox goes on in one cage or the other, and what the builder had begun is
-/// gone, to the last entry in the process table.
+/// The builder is killed at random moments: the sandbox goes on in one cage or the other, and what the
+/// builder had begun is gone, to the last entry in the process table.
 pub fn a_builders_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
     let mut met = false;
     for (n, moment) in moments(stage)?.enumerate() {
@@ -140,7 +141,8 @@ fn zombies_of(parent: i32) -> usize {
     stats.filter(is_theirs).count()
 }
 
-/// The operator took away too much: the others run, whoever dies, and the sandbox can still be told so.
+/// The new policy hides one agent's program: the other agents run, even after a supervisor's death, and the
+/// policy can still be changed.
 pub fn a_cage_without_an_agents_program_is_the_others_too(stage: &Stage) -> Result<()> {
     let tool = stage.dir().join("data/tool");
     std::fs::create_dir_all(stage.dir().join("data"))?;
@@ -167,7 +169,7 @@ pub fn a_cage_without_an_agents_program_is_the_others_too(stage: &Stage) -> Resu
     let said = set(&narrow)?.expect_code(0)?;
     ensure!(said.err().contains("'aaa' isn't running"), "{}", said.err());
     run([false, true]).context("not the one without its program alone is down")?;
-    // Nor is it in the next supervisor's way.
+    // The agent without its program doesn't stop the next supervisor either.
     let old = common::process(stage, "cofferdam: sup").context("a supervisor")?;
     kill(Pid::from_raw(old), Signal::SIGKILL)?;
     poll("the next supervisor", PATIENCE, || {
@@ -182,15 +184,15 @@ pub fn a_cage_without_an_agents_program_is_the_others_too(stage: &Stage) -> Resu
     Ok(())
 }
 
-/// Two deaths in a row, before the second supervisor is ready: what was stopped for a cage that is gone
-/// starts again all the same.
+/// Two deaths in a row, the second before the next supervisor is ready: agents that were stopped for a cage
+/// that is gone start again all the same.
 pub fn a_way_back_survives_a_death(stage: &Stage) -> Result<()> {
     let Moving { service, command, old_init } = Moving::start(stage)?;
     let old = service.process("cofferdam: sup").context("a supervisor")?;
     let next = processes(stage, "cofferdam: init").into_iter().find(|pid| *pid != old_init);
     kill(Pid::from_raw(next.context("the next cage's init")?), Signal::SIGKILL)?;
     let until = std::time::Instant::now() + PATIENCE;
-    // As early as can be: no poll with its pauses.
+    // As early as possible, so without the pauses of `poll`.
     while std::time::Instant::now() < until {
         if let Some(second) = processes(stage, "cofferdam: sup").into_iter().find(|pid| *pid != old) {
             kill(Pid::from_raw(second), Signal::SIGKILL)?;
@@ -207,15 +209,15 @@ pub fn a_way_back_survives_a_death(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A process that somebody traces, and doesn't collect, keeps its cage's init from ending: the agents move
-/// all the same.
+/// A process that is traced by a debugger which doesn't reap it keeps its cage's init from ending: the agents
+/// move all the same.
 pub fn a_debugger_holds_up_no_move(stage: &Stage) -> Result<()> {
     let service = Service::start(stage, "")?;
     let old_init = service.process("cofferdam: init").context("init")?;
     let debugger = debugger(stage, old_init)?;
     service.moved(&service.wide)?;
     service.says("wide")?;
-    // It has no memory by now, and is in no list of ours.
+    // The old init has no memory left by now, so our lists of processes don't show it.
     let is_there = || Path::new(&format!("/proc/{old_init}")).exists();
     ensure!(is_there(), "the control: the old init is held up");
     debugger.signal(Signal::SIGKILL)?;
@@ -223,7 +225,7 @@ pub fn a_debugger_holds_up_no_move(stage: &Stage) -> Result<()> {
     poll("the old cage's end", PATIENCE, || (!is_there()).then_some(()))
 }
 
-/// Somebody who traces an agent of this init's, and collects nothing.
+/// Starts a debugger that traces an agent of this init's, and reaps nothing.
 pub fn debugger(stage: &Stage, init: i32) -> Result<Running> {
     let agent = children(init).into_iter().next().context("an agent")?;
     // PTRACE_SEIZE.
@@ -236,26 +238,26 @@ pub fn debugger(stage: &Stage, init: i32) -> Result<Running> {
     Ok(debugger)
 }
 
-/// Of a process with one thread.
+/// The children of a process that has one thread.
 fn children(parent: i32) -> Vec<i32> {
     let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     list.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// An init that lives and does nothing is ended, and the agents stay where they are; the next wish finds a
-/// builder that listens.
+/// A new init that hangs is ended, and the agents stay where they are; the next request finds a builder that
+/// listens.
 pub fn an_init_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
     let mut service = Service::start(stage, "")?;
     let heart = service.sandbox.heart().pid();
     let before = service.both().context("status")?;
     let mut known = children(heart);
-    // What is listed while processes come and go may lack one (proc_pid_children(5)), and to stop the builder
-    // is another case.
+    // A list taken while processes come and go may lack one (proc_pid_children(5)); and stopping the builder
+    // by mistake would be another case.
     known.extend(
         ["cofferdam: sup", "cofferdam: bld", "cofferdam: init"].iter().flat_map(|it| processes(stage, it)),
     );
     let command = service.start_set(&service.wide)?;
-    // As early as can be, mostly before it has its namespaces: no poll with its pauses.
+    // As early as possible, mostly before it has its namespaces, so without the pauses of `poll`.
     let until = std::time::Instant::now() + PATIENCE;
     let next = std::iter::from_fn(|| (std::time::Instant::now() < until).then(|| children(heart)));
     let next = next.flatten().find(|pid| !known.contains(pid)).context("the next cage's init")?;
@@ -273,7 +275,8 @@ pub fn an_init_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
     service.says("wide")
 }
 
-/// Supervisors that can't be made in the new cage, for their operator's roots are gone for a while.
+/// Supervisors can't start in the new cage, since the operator's root certificates are unreadable for a
+/// while.
 pub fn each_death_on_the_way_is_on_record_and_the_move_once(stage: &Stage) -> Result<()> {
     let trusted = std::fs::read(stage.world().ca_file())?;
     let roots = stage.write("roots.pem", &trusted)?;
@@ -286,9 +289,9 @@ pub fn each_death_on_the_way_is_on_record_and_the_move_once(stage: &Stage) -> Re
     std::fs::write(&roots, &trusted)?;
     command.finish(PATIENCE)?.expect_code(0)?;
     service.says("wide")?;
-    // Another one, which tells of its predecessor's death, and nothing else once more.
+    // A further supervisor must record its predecessor's death, and nothing else a second time.
     let second = service.process("cofferdam: sup").context("a supervisor")?;
-    // The log is written batch after batch: with this on record what came before is on disk, and the heart
+    // The log is written in batches: once this is on record, everything before it is on disk, and the heart
     // knows.
     stage.call(&["exec", &service.sandbox.name, "--", "true"])?.expect_code(0)?;
     common::ensure_audited(stage, &service.sandbox.name, &[("kind", "operator"), ("action", "exec")])?;
@@ -319,8 +322,8 @@ pub fn each_death_on_the_way_is_on_record_and_the_move_once(stage: &Stage) -> Re
     Ok(())
 }
 
-/// An agent that ends once, and only when it is told to: it ends while nobody is there to note it, and is
-/// started again all the same.
+/// An agent that is never restarted, and ends only when told to, ends for the move while no supervisor is
+/// there to note it. It is started again all the same.
 pub fn who_was_stopped_is_known_on_the_way_back(stage: &Stage) -> Result<()> {
     let gentle = "  gentle:\n    command: [sh, -c, \"trap 'echo x > told; sleep 4; exit 0' TERM; echo x >> gentle; while :; do sleep 0.1; done\"]\n    \
                   restart: { policy: never }\n";
@@ -345,8 +348,8 @@ pub fn who_was_stopped_is_known_on_the_way_back(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Killed as soon as its first records can be read, a supervisor may or may not have told the heart that they
-/// are on disk: whoever comes next finds them there.
+/// A supervisor that is killed as soon as its first records can be read may or may not have told the heart
+/// that they are on disk. The next one finds them there, so they are recorded once.
 pub fn who_dies_over_the_news_has_told_them_once(stage: &Stage) -> Result<()> {
     let service = Service::start(stage, "")?;
     let log = stage.state().join(&service.sandbox.name).join("audit.jsonl");
@@ -355,7 +358,7 @@ pub fn who_dies_over_the_news_has_told_them_once(stage: &Stage) -> Result<()> {
             .map_or(0, |text| text.matches(r#""kind":"sandbox","change":"started""#).count())
     };
     let until = |what: &str, is: &dyn Fn() -> bool| {
-        // No poll with its pauses: the moment is a short one.
+        // Without the pauses of `poll`, since the moment is short.
         let by = std::time::Instant::now() + PATIENCE;
         while !is() {
             ensure!(std::time::Instant::now() < by, "{what}");
@@ -372,12 +375,12 @@ pub fn who_dies_over_the_news_has_told_them_once(stage: &Stage) -> Result<()> {
         let next = next().context("it is gone")?;
         until("its first record", &|| starts() > before)?;
         kill(Pid::from_raw(next), Signal::SIGKILL)?;
-        // Asked for the rest of its answer, the one that is gone has none.
+        // The dead supervisor can't give the rest of its answer.
         command.finish(PATIENCE)?;
         poll("the supervisor after it", PATIENCE, || {
             service.both().filter(|status| status["supervisor_pid"].as_i64() != Some(next.into()))
         })?;
-        // With this on record what came before is, and the heart knows.
+        // Once this is on record, so is everything before it, and the heart knows.
         let mark = stage.marker();
         stage.call(&["exec", &service.sandbox.name, "--", "true", &mark])?.expect_code(0)?;
         common::ensure_audited(stage, &service.sandbox.name, &[("detail", &format!("true {mark}"))])?;

@@ -1,5 +1,5 @@
 //! `policy set --restart-agents` with a changed static section: the agents of a service move into another
-//! cage, all of them or none, and nobody but the operator has them moved.
+//! cage, all of them or none, and only the operator can have them moved.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -91,7 +91,7 @@ fn agents_move_and_take_everything_along(stage: &Stage) -> Result<()> {
     let service = Service::start(stage, "")?;
     service.says("narrow")?;
     let init = service.process("cofferdam: init").context("init")?;
-    // Without the word it stays a refusal, which says the word.
+    // Without the option the change is refused, and the refusal names the option.
     let refused = stage.call(&["policy", "set", &service.sandbox.name, &service.wide])?.expect_code(125)?;
     ensure!(refused.err().contains("--restart-agents"), "{}", refused.err());
 
@@ -107,12 +107,12 @@ fn agents_move_and_take_everything_along(stage: &Stage) -> Result<()> {
     ensure!(processes(stage, "cofferdam: init").len() == 1, "both cages are there");
     let status = service.both().context("status")?;
     ensure!(status["supervisor_restarts"] == 0 && status["policy"]["generation"] == 2, "{status}");
-    // And back: what a policy takes away is gone.
+    // And back: what the policy no longer shows is gone.
     ensure!(service.moved(&service.narrow)?["generation"] == 3);
     service.says("narrow")?;
     ensure!(service.ran() == 1, "one that was over was run again");
 
-    // Nothing that was said on the way is lost, or said twice.
+    // No output of the agent is lost or doubled on the way.
     let said = service.said();
     let mut last: Option<(&str, u64)> = None;
     for line in said.lines() {
@@ -129,7 +129,7 @@ fn agents_move_and_take_everything_along(stage: &Stage) -> Result<()> {
         "{said}"
     );
 
-    // Records are written batch after batch: with the last of them on disk the others are.
+    // Records are written in batches: once the last is on disk, so are the others.
     poll("the last record", PATIENCE, || (service.wishes_on_record().ok()? == 2).then_some(()))?;
     stage.call(&["audit", "verify", &service.sandbox.name])?.expect_code(0)?;
     let records = service.sandbox.audit()?;
@@ -196,7 +196,7 @@ fn a_supervisors_death_afterwards_undoes_nothing(stage: &Stage) -> Result<()> {
         service.says("wide")?;
         ensure!(service.ran() == 1, "one that was over was run again");
     }
-    // Generations go on counting, whatever kept them.
+    // Generation numbers go on counting.
     ensure!(service.moved(&service.narrow)?["generation"] == 3);
     let text = std::fs::read_to_string(&service.narrow)?;
     std::fs::write(&service.narrow, format!("{text}\n# the same\n"))?;
@@ -206,7 +206,8 @@ fn a_supervisors_death_afterwards_undoes_nothing(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Ports of the host and the certificates that programs trust are the sandbox's, not the cage's.
+/// Host ports and the certificates that programs trust belong to the sandbox, not to a cage, so they survive
+/// a move.
 fn what_is_beside_the_agents_stays(stage: &Stage) -> Result<()> {
     let port = free_port()?;
     let service =

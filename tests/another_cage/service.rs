@@ -10,28 +10,29 @@ use serde_json::Value;
 
 use crate::common::{START, Sandbox, policy, processes, record_has, workspace};
 
-/// A service with an agent that tells every 50 ms whether it sees the data, and one that ran once.
+/// A service with an agent `one` that prints every 50 ms whether it sees the data, and an agent `once` that
+/// ran once.
 pub struct Service<'a> {
     pub stage: &'a Stage<'a>,
     pub sandbox: Sandbox<'a>,
-    /// Shows no data.
+    /// A policy file that doesn't show the data.
     pub narrow: String,
-    /// Shows it.
+    /// A policy file that shows the data.
     pub wide: String,
 }
 
 impl<'a> Service<'a> {
-    /// With `more` in its file.
+    /// Starts the service with `more` in its file.
     pub fn start(stage: &'a Stage<'a>, more: &str) -> Result<Self> {
         Self::start_with(stage, more, "")
     }
 
-    /// With `more` in its file, and more agents.
+    /// Starts it with `more` in its file, and with more agents.
     pub fn start_with(stage: &'a Stage<'a>, more: &str, agents: &str) -> Result<Self> {
         Self::start_in(stage, more, agents, &[])
     }
 
-    /// With an agent that is deaf to its stop, as soon as it is.
+    /// Starts it with an agent that ignores SIGTERM, and waits until that agent does.
     pub fn start_deaf(stage: &'a Stage<'a>) -> Result<Self> {
         let service = Self::start_with(stage, "", DEAF)?;
         poll("the agent to be deaf", PATIENCE, || {
@@ -41,7 +42,7 @@ impl<'a> Service<'a> {
         Ok(service)
     }
 
-    /// With these variables besides.
+    /// Starts it with these environment variables too.
     pub fn start_in(
         stage: &'a Stage<'a>,
         more: &str,
@@ -70,7 +71,7 @@ impl<'a> Service<'a> {
         Ok(service)
     }
 
-    /// The status, once the one runs and the other is over.
+    /// The status, once `one` runs and `once` has ended.
     pub fn both(&self) -> Option<Value> {
         let status = self.sandbox.status().ok()?;
         let agents = status["agents"].as_array()?;
@@ -104,13 +105,13 @@ impl<'a> Service<'a> {
         log.map(|done| done.out()).unwrap_or_default()
     }
 
-    /// Waits until the last it said is this.
+    /// Waits until the agent's last line ends with this word.
     pub fn says(&self, word: &str) -> Result<()> {
         let last = || Some(self.said().lines().next_back()?.ends_with(word)).filter(|is| *is);
         poll(&format!("the agent to say {word}"), PATIENCE, last).map(drop)
     }
 
-    /// How often the log has this operator's wish.
+    /// How often the audit log records the operator's `policy set`.
     pub fn wishes_on_record(&self) -> Result<usize> {
         let wish = [("kind", "operator"), ("action", "policy set")];
         Ok(self.sandbox.audit()?.iter().filter(|record| record_has(record, &wish)).count())
@@ -121,21 +122,21 @@ impl<'a> Service<'a> {
     }
 }
 
-/// The policy of the others, with a directory besides.
+/// The suites' policy, which also shows a directory.
 pub fn showing(path: &Path) -> String {
     policy("").replace("    - /etc ", &format!("    - {}\n    - /etc ", path.display()))
 }
 
-/// An agent that is deaf to its stop, and says so once it is.
+/// An agent that ignores SIGTERM, and says so once it does.
 const DEAF: &str =
     "  stub:\n    command: [sh, -c, \"trap '' TERM; echo deaf; while :; do sleep 0.1; done\"]\n";
 
-/// A service whose agent holds the whole grace open, and a move of it on its way.
+/// A move under way, of a service with an agent that uses up the whole grace period.
 pub struct Moving<'a> {
     pub service: Service<'a>,
     /// `policy set`.
     pub command: Running,
-    /// The init that is to be left.
+    /// The init of the cage that the agents leave.
     pub old_init: i32,
 }
 
@@ -155,12 +156,12 @@ impl<'a> Moving<'a> {
 pub enum Moment {
     /// There are two cages.
     Middle,
-    /// So long after its beginning, whatever there is then.
+    /// This long after the move's beginning, whatever its state is then.
     After(Duration),
 }
 
-/// Moments of a move, every third one its middle, the others spread over as long as a move takes here.
-/// Without end.
+/// An endless series of moments of a move: every third one is its middle, the others are spread over the time
+/// that a move takes here.
 pub fn moments(stage: &Stage) -> Result<impl Iterator<Item = Moment>> {
     let service = Service::start(stage, "")?;
     let begun = Instant::now();
@@ -174,8 +175,8 @@ pub fn moments(stage: &Stage) -> Result<impl Iterator<Item = Moment>> {
 }
 
 impl Moment {
-    /// Waits for it; gives whether there are two cages then. Of a move that is over before, there never will
-    /// be.
+    /// Waits for the moment, and returns whether there are two cages then. If the move ends first, there
+    /// never will be.
     pub fn come(&self, stage: &Stage, moving: &Running) -> Result<bool> {
         let are_two = || processes(stage, "cofferdam: init").len() > 1;
         let is_over = || !stage.cofferdam_processes().contains(&moving.pid());

@@ -1,4 +1,4 @@
-//! Stops and ends in the middle of a move: each is carried out, and leaves nothing.
+//! Stops and kills in the middle of a move: each is carried out, and leaves nothing behind.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::faults::debugger;
 use crate::service::{Moving, Service, moments};
 
-/// A service with an agent that is deaf to its stop, and the command that waits for it.
+/// A service with an agent that ignores SIGTERM, and a `stop` command that waits for it.
 fn stopping<'a>(stage: &'a Stage<'a>) -> Result<(Service<'a>, Running)> {
     let service = Service::start_deaf(stage)?;
     let stop = stage.start(stage.cofferdam(["stop", &service.sandbox.name, "--grace", "5s"]))?;
@@ -21,7 +21,7 @@ fn stopping<'a>(stage: &'a Stage<'a>) -> Result<(Service<'a>, Running)> {
     Ok((service, stop))
 }
 
-/// One who is told to wait for a stop hears of its end, also where the heart has to force it.
+/// A command that waits for a stop learns of its end, even if the heart has to force it.
 pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<()> {
     let (mut service, stop) = stopping(stage)?;
     let stuck = service.process("cofferdam: sup").context("a supervisor")?;
@@ -36,7 +36,8 @@ pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<(
     Ok(())
 }
 
-/// A process that somebody traces, and doesn't collect, keeps init from ending, but no stop.
+/// A process that is traced by a debugger which doesn't reap it keeps init from ending, but doesn't hold up a
+/// stop.
 pub fn a_debugger_holds_up_no_stop(stage: &Stage) -> Result<()> {
     let mut service = Service::start(stage, "")?;
     let init = service.process("cofferdam: init").context("init")?;
@@ -53,7 +54,7 @@ pub fn a_debugger_holds_up_no_stop(stage: &Stage) -> Result<()> {
     poll("init's end", PATIENCE, || (!is_there()).then_some(()))
 }
 
-/// A stop is not forgotten with the supervisor that was told to: the next one stops what is left.
+/// A stop survives the supervisor that was told to stop: the next one stops what is left.
 pub fn a_stop_outlives_its_supervisor(stage: &Stage) -> Result<()> {
     let (mut service, stop) = stopping(stage)?;
     let old = service.process("cofferdam: sup").context("a supervisor")?;
@@ -74,8 +75,8 @@ pub fn a_stop_ends_a_move_too(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The agents are over, and their supervisor writes what is left: for three seconds, while somebody holds an
-/// agent's output open.
+/// The agents have ended, and their supervisor writes the remaining output for up to three seconds, while
+/// another process holds an agent's output open.
 pub fn a_stop_is_heard_among_the_last_records(stage: &Stage) -> Result<()> {
     let lend = "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('lent'); s.listen(); c, _ = s.accept(); \
                 socket.send_fds(c, [b'x'], [1]); time.sleep(1000)";
@@ -101,8 +102,8 @@ pub fn a_stop_is_heard_among_the_last_records(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Killed or told to stop in the middle of a move, at moments of chance; each at least once while there are
-/// two cages.
+/// The heart is killed or told to stop at random moments of a move, each at least once while there are two
+/// cages.
 pub fn an_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
     let mut met = [false; 2];
     for (n, moment) in moments(stage)?.enumerate() {

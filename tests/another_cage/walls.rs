@@ -1,5 +1,5 @@
-//! Whoever isn't the operator, and what comes in pieces: who may have agents moved, and what of theirs must
-//! not come along.
+//! Who may have agents moved, what becomes of incomplete requests, and what agents must not take along into
+//! the next cage.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -14,8 +14,8 @@ use nix::sys::signal::Signal;
 use crate::common::{self, policy, processes};
 use crate::service::{Service, showing};
 
-/// The socket is the operator's own: neither the gateway nor another user speaks to it, and an agent doesn't
-/// see it.
+/// The builder's socket is the operator's own: neither the gateway nor another user can connect to it, and an
+/// agent doesn't see it.
 pub fn nobody_else_is_heard(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     let service = Service::start(stage, "")?;
@@ -49,7 +49,7 @@ pub fn nobody_else_is_heard(stage: &Stage) -> Result<()> {
         let refused = as_gateway.output()?;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         ensure!(!refused.status.success() && said.contains("PermissionError"), "as the gateway: {said}");
-        // Nor may it put another in its place.
+        // Nor may the gateway replace the socket.
         let mut replace = std::process::Command::new("setpriv");
         replace.args(["--reuid", uid, "--regid", uid, "--groups", uid, "rm", "-f", &path]);
         ensure!(!replace.output()?.status.success() && socket.exists(), "the gateway removed it");
@@ -57,7 +57,7 @@ pub fn nobody_else_is_heard(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What a command sends.
+/// The bytes that the command sends to the builder.
 fn wish(file: &str) -> Result<Vec<u8>> {
     let wish = serde_json::json!({ "name": file, "policy": std::fs::read_to_string(file)? }).to_string();
     Ok([&(wish.len() as u64).to_le_bytes(), wish.as_bytes()].concat())
@@ -89,7 +89,7 @@ pub fn a_wish_is_whole_or_none(stage: &Stage) -> Result<()> {
         now["policy"] == before["policy"] && now["agents"][1]["pid"] == before["agents"][1]["pid"],
         "{now}"
     );
-    // The control: so much of it is one.
+    // The control: the whole request is accepted.
     let mut builder = speak(&service, &whole)?;
     builder.shutdown(Shutdown::Write)?;
     let mut answer = String::new();
@@ -98,13 +98,13 @@ pub fn a_wish_is_whole_or_none(stage: &Stage) -> Result<()> {
     service.says("wide")
 }
 
-/// A command that was interrupted before it could be told anything has changed nothing.
+/// A command that is interrupted before it gets an answer changes nothing.
 pub fn a_wish_goes_with_whoever_had_it(stage: &Stage) -> Result<()> {
     let service = Service::start(stage, "")?;
     for _ in 0..3 {
         drop(speak(&service, &wish(&service.wide)?)?);
     }
-    // They are served one after the other: this one is told after those.
+    // Requests are served in order, so the answer to this one comes after those were handled.
     let mut builder = speak(&service, b"")?;
     builder.shutdown(Shutdown::Write)?;
     builder.read_to_string(&mut String::new())?;
@@ -116,7 +116,8 @@ pub fn a_wish_goes_with_whoever_had_it(stage: &Stage) -> Result<()> {
     service.says("narrow")
 }
 
-/// One that sends a byte and no more: the sandbox's end takes the builder along, and its name is free again.
+/// A client sends one byte and no more: the builder ends with the sandbox all the same, and its name is free
+/// again.
 pub fn who_drips_holds_up_no_end(stage: &Stage) -> Result<()> {
     let mut service = Service::start(stage, "")?;
     let _held = speak(&service, b"x")?;
@@ -128,8 +129,8 @@ pub fn who_drips_holds_up_no_end(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What an agent linked to where it could write is not shown once it can write there no more: not in the next
-/// cage, not in the next run.
+/// A link that an agent made where it could write isn't followed once the agent can no longer write there:
+/// not in the next cage, not in the next run.
 pub fn a_link_from_a_cage_before_is_not_followed(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut service = Service::start(stage, "")?;
@@ -157,7 +158,7 @@ pub fn a_link_from_a_cage_before_is_not_followed(stage: &Stage) -> Result<()> {
         Ok(())
     };
     refuses(&narrowed)?;
-    // Two cages later it is still theirs.
+    // Two cages later the link is still known as an agent's.
     service.moved(&service.narrow)?;
     refuses(&narrowed)?;
     // And after another start.
@@ -170,7 +171,7 @@ pub fn a_link_from_a_cage_before_is_not_followed(stage: &Stage) -> Result<()> {
     let file = stage.write("next.yaml", text)?.display().to_string();
     let refused = stage.call(&["up", "-f", &file])?.expect_code(125)?.err();
     ensure!(refused.contains("leads through"), "{refused}");
-    // A directory of that name is what it says.
+    // A real directory of that name is shown.
     std::fs::remove_file(&below)?;
     std::fs::create_dir(&below)?;
     std::fs::write(below.join("file"), "meant")?;
@@ -184,12 +185,13 @@ fn showing_writable(path: &Path) -> String {
     policy("").replace("  read_write:\n", &format!("  read_write:\n    - {}\n", path.display()))
 }
 
-/// Another static section.
+/// A policy with a different static section.
 fn also_opt(policy: String) -> String {
     policy.replace("    - /etc ", "    - { path: /opt, optional: true }\n    - /etc ")
 }
 
-/// What the operator moves is no longer where it was for the agents of before: their links stay theirs.
+/// After the operator repoints a directory, links that agents made in the old one still count as agents'
+/// links.
 pub fn a_place_that_the_operator_moved_stays_known(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     let service = Service::start(stage, "")?;
@@ -218,8 +220,8 @@ pub fn a_place_that_the_operator_moved_stays_known(stage: &Stage) -> Result<()> 
     Ok(())
 }
 
-/// A workspace in a directory that agents may write: one that they put in its place is not followed, in a
-/// move or a start.
+/// A workspace lies in a directory where agents may write. If they replace it by a link, that isn't followed,
+/// neither in a move nor at a start.
 pub fn a_workspace_is_not_reopened_through_a_link(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let at = |name: &str| stage.dir().join(name);

@@ -1,4 +1,4 @@
-//! Every crate uses what its manifest says that it needs: an arrow that nobody goes is none.
+//! Every crate uses all the dependencies that its manifest declares.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ fn packages() -> Vec<PathBuf> {
     actors.chain(["", "tui", "tests/bed"].map(|dir| root.join(dir))).collect()
 }
 
-/// What stands to the left of `=` in a manifest's tables of dependencies.
+/// The names in a manifest's tables of dependencies.
 fn dependencies(manifest: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut table = "";

@@ -1,25 +1,25 @@
-//! Which part of the program may import which: read out of the source, so that an arrow that points back is
-//! seen.
+//! Which part of the program may import which. Read out of the source, so that an import against the order is
+//! found.
 
 use std::fs;
 use std::path::Path;
 
 use super::rust_below;
 
-/// Every part of the program, each above all that it imports: a level's parts too stand in their order.
-/// `crate::` alone is what all of them share: how the program's roles are named.
+/// Every part of the program, in an order in which each comes after all that it imports, also within a level.
+/// Items directly under `crate::` (the names of the program's roles) may be used by all parts.
 const ORDER: [&[&str]; 5] = [STANDS_ALONE, WHAT_IT_IS_TO_BE, PROCESSES, WHAT_IS_DONE, &["main"]];
-/// What stands by itself.
+/// Parts that import no other level.
 const STANDS_ALONE: &[&str] =
     &["failure", "built_in", "kept", "sealed", "steps", "logs", "users", "name", "console", "given"];
-/// What a sandbox is to be, and where its files are.
+/// Parts that describe what a sandbox is to be, and where its files are.
 const WHAT_IT_IS_TO_BE: &[&str] = &["config", "plan", "waits", "state", "ids", "site"];
-/// The processes, as they make one another; the supervisor is executed anew.
+/// The processes, in the order in which one makes the other; the supervisor is started by execve.
 const PROCESSES: &[&str] = &["children", "builder", "heart", "compose", "start"];
-/// What is done with sandboxes.
+/// The commands on sandboxes.
 const WHAT_IS_DONE: &[&str] = &["snapshot", "demo", "cli"];
 
-/// The parts that a line of source names, alone or as a list.
+/// The parts that a line of source imports, singly or in a list.
 fn imported(line: &str) -> Vec<&str> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     line.split("crate::")

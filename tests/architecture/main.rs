@@ -1,5 +1,5 @@
-//! The house itself: its parts' order, what each crate needs, and what the pages say of it. Read out of the
-//! source; nothing is run.
+//! The repository itself: the order of the program's parts, each crate's dependencies, and what the pages say
+//! of the repository. Read out of the source; nothing is run.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 

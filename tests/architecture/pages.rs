@@ -1,5 +1,4 @@
-//! What the pages say of this repository is held to it: each file that they name by its path is there, and
-//! each test.
+//! Checks what the pages say of this repository: each file that they name by its path exists, and each test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +8,8 @@ use super::rust_below;
 /// What a path from the repository's root begins with.
 const PLACES: [&str; 9] =
     ["actors/", "benches/", "deploy/", "docs/", "fuzz/", "policies/", "src/", "tests/", "tui/"];
-/// A sentence has fewer words in a function's name; a test's name is one.
+/// Names with at least this many words are taken for tests: tests' names are sentences, other functions'
+/// names are shorter.
 const WORDS_OF_A_TEST: usize = 5;
 
 fn root() -> &'static Path {

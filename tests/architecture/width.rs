@@ -1,4 +1,4 @@
-//! Comments are as wide as code: rustfmt wraps the one and leaves the other.
+//! Comments are no wider than code: rustfmt wraps code and leaves comments alone.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::rust_below;
 /// `max_width` of rustfmt.toml, in characters.
 const WIDTH: usize = 110;
 
-/// A row of a table, and what is drawn or set in columns: another width would be another picture.
+/// Whether a comment is a table's row, a drawing or text in columns, which can't be wrapped.
 fn is_drawn(comment: &str) -> bool {
     let text = comment.trim_start_matches(['/', '!']).trim();
     text.starts_with('|') || text.contains(['─', '▶', '→']) || text.contains("  ")

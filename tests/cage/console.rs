@@ -1,4 +1,5 @@
-//! A person at a terminal: the command under test on a pseudo-terminal of the test's, as its controlling one.
+//! A person at a terminal: runs the command under test on a pseudo-terminal of the test's, as its controlling
+//! terminal.
 
 #![allow(dead_code, reason = "each suite uses its part of this")]
 
@@ -17,12 +18,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
-/// The terminal and what runs on it. Dropped, that is killed.
+/// The terminal and the command that runs on it. The command is killed on drop.
 pub struct Console {
     keyboard: File,
-    /// Kept open, so that what arrives after the end can still be seen.
+    /// Kept open, so that output which arrives after the command's end can still be read.
     device: OwnedFd,
-    /// What it was before anything ran on it.
+    /// The terminal's modes before anything ran on it.
     before: Termios,
     child: Child,
     shown: Arc<Mutex<Vec<u8>>>,
@@ -95,7 +96,7 @@ impl Console {
         Ok(self.keyboard.write_all(keys.as_bytes())?)
     }
 
-    /// The next line that was typed, as a shell reads it that has the terminal meanwhile.
+    /// Reads the next typed line, as a shell would that has the terminal meanwhile.
     pub fn read_line(&self) -> Result<String> {
         let mut fds = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
         let within = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
@@ -105,7 +106,7 @@ impl Console {
         Ok(String::from_utf8_lossy(line.get(..read).unwrap_or_default()).into_owned())
     }
 
-    /// Makes the window another size; the kernel tells whoever is in the foreground.
+    /// Resizes the window; the kernel signals the foreground process group.
     pub fn resize(&self, size: (u16, u16)) -> Result<()> {
         Ok(tcsetwinsize(&self.keyboard, winsize(size))?)
     }
@@ -121,7 +122,7 @@ impl Console {
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     }
 
-    /// Kills the command without a chance to put anything in order.
+    /// Kills the command, without a chance to restore the terminal.
     pub fn kill(&mut self) -> Result<()> {
         Ok(kill(self.pid(), Signal::SIGKILL)?)
     }
@@ -138,7 +139,7 @@ impl Console {
         })
     }
 
-    /// Whether the terminal gives whole lines and turns Ctrl-C into a signal, as it did before.
+    /// Whether the terminal is in cooked mode again: gives whole lines, and turns Ctrl-C into a signal.
     pub fn is_cooked(&self) -> Result<bool> {
         let modes = rustix::termios::tcgetattr(&self.device)?.local_modes;
         Ok(modes.contains(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO))
@@ -166,7 +167,7 @@ impl Console {
         self.child.try_wait().is_ok_and(|ended| ended.is_some())
     }
 
-    /// What somebody has typed on the terminal that nobody read yet: an injection would be here.
+    /// Bytes of unread input on the terminal: an injection would show here.
     pub fn waiting_input(&self) -> Result<u64> {
         Ok(rustix::io::ioctl_fionread(&self.device)?)
     }

@@ -1,6 +1,6 @@
-//! Controls that aren't there: left out on purpose (a debug build only), or on a machine that hasn't got
-//! them. Strict refuses and names them; best effort says so in `status`, the metrics and the audit log;
-//! `doctor` says what to do.
+//! Missing controls: left out on purpose (in a debug build only), or on a machine that lacks them. Strict
+//! mode refuses and names them; best effort reports them in `status`, the metrics and the audit log; `doctor`
+//! says what to do.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::common::{START, Sandbox, program, under_filter};
 
-/// landlock_create_ruleset(2): one number on every processor.
+/// The system call's number, which is the same on every architecture; see landlock_create_ruleset(2).
 const LANDLOCK_CREATE_RULESET: i64 = 444;
 
 /// Controls that can't be left out in every mode, or only where something is asked for:
@@ -27,8 +27,8 @@ fn without(command: &mut Command, control: Control) {
     command.env("COFFERDAM_SABOTAGE", control.as_str());
 }
 
-/// Exit code 125 and the control's name, for each of them; and what is left out in nothing's name changes
-/// nothing.
+/// Each control that is left out gives exit code 125 and its name in the message; a name that isn't a
+/// control's changes nothing.
 pub fn strict_refuses_and_names_the_control(stage: &Stage) -> Result<()> {
     if !cfg!(debug_assertions) {
         bed::skip!("a release build leaves nothing out");
@@ -39,7 +39,7 @@ pub fn strict_refuses_and_names_the_control(stage: &Stage) -> Result<()> {
         let done = finish(command, PATIENCE)?.expect_code(125)?;
         ensure!(done.out().is_empty(), "{control}: {}", done.out());
         let (told, name) = (done.err(), control.as_str());
-        // Capabilities are named one by one.
+        // The message names each capability, not the control.
         let named = told.contains(name) || told.contains("capabilities: left") && name != "capabilities";
         ensure!(named && told.contains("cofferdam: "), "{control}: {told}");
     }
@@ -47,7 +47,7 @@ pub fn strict_refuses_and_names_the_control(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What stays of the bounding set is named, under strict and where it is demanded.
+/// A capability that stays in the bounding set is named, in strict mode and where the control is demanded.
 pub fn a_capability_that_stays_refuses_the_start(stage: &Stage) -> Result<()> {
     if !cfg!(debug_assertions) {
         bed::skip!("a release build leaves nothing out");
@@ -112,7 +112,7 @@ pub fn doctor_names_the_gap_and_the_mend(stage: &Stage) -> Result<()> {
     let text = on_a_kernel_without_landlock(|| stage.call(&["doctor"]))??.expect_code(1)?;
     ensure!(text.out().contains("MISSING") && text.out().contains("can't start here"), "{}", text.out());
 
-    // Without user namespaces: as a switch of the kernel's would have it, in a namespace of the test's own.
+    // Without user namespaces: switched off by the sysctl, in a namespace of the test's own.
     let broken = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" doctor --json";
     let Some(done) = in_a_namespace(stage, &[], broken)? else { return Ok(()) };
     let row_found = row(&done.expect_code(1)?, "namespaces")?;
@@ -136,8 +136,8 @@ fn row(done: &Finished, control: &str) -> Result<Value> {
     row.ok_or_else(|| anyhow::anyhow!("no row `{control}` in {}", done.out()))
 }
 
-/// Runs a script as an ordinary user of a user namespace of its own, who may change what is to be broken
-/// there; `None`, aloud, where that can't be had.
+/// Runs a script as an ordinary user in a user namespace of its own, where it may break what the case needs
+/// broken. `None`, with a message, where no namespace can be had.
 fn in_a_namespace(stage: &Stage, options: &[&str], script: &str) -> Result<Option<Finished>> {
     let mut command = stage.command(program("unshare")?);
     command

@@ -1,5 +1,5 @@
-//! What is started later, by `exec` and `exec -t`: under exactly the same controls, with a session and
-//! terminal of its own, its window and signals passed on, and ended when nobody watches it.
+//! Processes that are started later, by `exec` and `exec -t`: they are under exactly the same controls, have
+//! a session and terminal of their own, get the window's size and signals, and end when their client is gone.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,7 @@ use crate::themes::{PLAIN, TERMINALS};
 
 /// Prints what the kernel says about a process; tries nothing.
 const POSTURE: &str = include_str!("inside/posture.py");
-/// How long what ends may take to be gone.
+/// How long an ending process may take to be gone.
 pub const GONE: std::time::Duration = PATIENCE;
 
 /// An agent that does nothing, in a sandbox with the case's workspace.
@@ -26,7 +26,7 @@ pub fn idle<'a>(stage: &'a Stage<'a>) -> Result<Sandbox<'a>> {
     Sandbox::start(stage, &options, &["sh", "-c", "echo ready; exec sleep 1000"], "ready")
 }
 
-/// Every attack, by a process that came later.
+/// Every attack, by a process started by `exec`.
 pub fn attacks_by_exec(stage: &Stage) -> Result<()> {
     native::compile(stage)?;
     let sandbox = idle(stage)?;
@@ -69,7 +69,7 @@ fn posture(printed: &str) -> Result<Value> {
     Ok(serde_json::from_str(line)?)
 }
 
-/// Every field but those that say who it is, not what it may do.
+/// Compares every field, but for those that identify the process rather than say what it may do.
 fn same(agent: &Value, later: &Value, how: &str) -> Result<()> {
     let (Some(agent), Some(later)) = (agent.as_object(), later.as_object()) else {
         anyhow::bail!("a posture is an object")
@@ -84,7 +84,7 @@ fn same(agent: &Value, later: &Value, how: &str) -> Result<()> {
     Ok(())
 }
 
-/// A process that is over before the client has said anything still tells how it ended.
+/// The exit status of a process that ends before the client has sent anything is still reported.
 pub fn quick_ends_are_told(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
     for n in 0..20 {
@@ -103,11 +103,12 @@ pub fn quick_ends_are_told(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Keeps whoever opens a file waiting until its input ends, as a slow network filesystem would.
+/// Makes every open of a file block until its own input ends (by a lease), as a slow network filesystem
+/// would.
 const SLOW: &str = "import fcntl, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nheld = open(sys.argv[1])\n\
     fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)\nprint('held', flush=True)\nsys.stdin.read()";
 
-/// Starts such a one on a file of the workspace; it lets go when its input is dropped.
+/// Starts such a holder on a file of the workspace; it lets go when its input is dropped.
 pub fn slow_to_open(stage: &Stage, python: &str, name: &str) -> Result<Child> {
     let mut slow = Command::new(python)
         .args(["-c", SLOW])
@@ -128,8 +129,7 @@ pub fn a_slow_start_holds_up_nobody(stage: &Stage) -> Result<()> {
     stage.script("slow", "#!/bin/sh\necho at last\n")?;
     let mut slow = slow_to_open(stage, &python, "slow")?;
     let waits = stage.start(stage.cofferdam(["exec", &sandbox.name, "--", "/sandbox/slow"]))?;
-    // By a program that starts quickly: the slow one is waited for so long and no longer, on slow machines,
-    // too.
+    // By a program that starts quickly: the slow one is waited for only up to a limit, even on slow machines.
     let connects = "exec 3<>/dev/tcp/127.0.0.1/3128 && echo connected";
     for _ in 0..5 {
         let done = stage.call(&["exec", &sandbox.name, "--", "bash", "-c", connects])?.expect_code(0)?;
@@ -159,11 +159,11 @@ pub fn attacks_on_a_terminal(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The size that the operator's window has, and every later one.
+/// The process gets the size of the operator's window, and every later size.
 pub fn the_window_is_passed_on(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
     let python = program("python3")?;
-    // Not by print, which a second signal may not enter again.
+    // Uses os.write, since print isn't reentrant if a second signal comes.
     let script = "import os, signal, time\ndef say(*_): os.write(1, b'size %d %d\\n' % os.get_terminal_size()[::-1])\n\
                   signal.signal(signal.SIGWINCH, say)\nsay()\nwhile True: time.sleep(1)";
     let args = ["exec", "-it", &sandbox.name, "--", &python, "-c", script];
@@ -176,7 +176,7 @@ pub fn the_window_is_passed_on(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Ctrl-C goes to the process in there, whose answer counts; the client neither dies of it nor swallows it.
+/// Ctrl-C goes to the process inside, whose reaction counts; the client neither dies of it nor swallows it.
 pub fn control_c_goes_inside(stage: &Stage) -> Result<()> {
     let mut sandbox = idle(stage)?;
     let script = "trap 'echo got-it; exit 7' INT; echo rea''dy; while :; do sleep 0.05; done";
@@ -217,8 +217,8 @@ pub fn job_control_works(stage: &Stage) -> Result<()> {
     console.see("here> ")?;
     console.type_in("sleep 1001 &\n")?;
     console.see("here> ")?;
-    // One program that says so and sleeps: a key that comes while the shell is between two would be the
-    // shell's.
+    // One command prints the word and sleeps: a key that comes while the shell is between two commands would
+    // go to the shell.
     console.type_in("sh -c \"echo fore''ground; sleep 1002 | cat\"\n")?;
     console.see("foreground")?;
     console.type_in("\x03")?;
@@ -259,7 +259,7 @@ pub fn a_stopped_client_goes_on(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A client that is killed, or whose terminal goes away, leaves nothing running that nobody watches.
+/// A client that is killed, or whose terminal goes away, leaves none of its processes running.
 pub fn nothing_runs_unwatched(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
     let mark = stage.marker();

@@ -1,4 +1,4 @@
-//! The cage from inside: every attack that must fail, each beside what must work.
+//! The cage from inside: every attack that must fail, each with a control that must work.
 //!
 //! `themes` runs the scripts of `inside/` as the agent, `native` what Python can't do, `neighbours` sets
 //! agents and sandboxes on each other, `later` asks whether what `exec` starts stands under the same

@@ -39,7 +39,7 @@ pub fn compile(stage: &Stage) -> Result<()> {
     Ok(std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?)
 }
 
-/// Judges what it printed.
+/// Judges the program's output.
 pub fn judged(printed: &str) -> Result<()> {
     say(&format!("    native: {}", judge("native", printed, AT_LEAST)?));
     Ok(())

@@ -16,7 +16,7 @@ const VICTIM: &str = include_str!("inside/neighbour.py");
 /// One that opens its own output again, to read it.
 const EATS: &str = include_str!("inside/eats.py");
 
-/// The victim's last words: what was done to it.
+/// Ends the victim, and returns its report of what was done to it.
 fn lost(running: Running, workspace: &Path) -> Result<String> {
     running.signal(Signal::SIGTERM)?;
     let done = running.finish(PATIENCE)?;
@@ -24,7 +24,7 @@ fn lost(running: Running, workspace: &Path) -> Result<String> {
     said.with_context(|| format!("the victim said nothing: {}{}", done.out(), done.err()))
 }
 
-/// The victim's process as the host sees it: not its child.
+/// The pid of the victim itself, not of its child, as the host sees it.
 fn victim(stage: &Stage, mark: &str) -> Result<i32> {
     poll("the victim", PATIENCE, || {
         stage.processes_with(mark).into_iter().filter(|pid| is_python(*pid)).min()
@@ -128,7 +128,7 @@ pub fn no_window_between_fork_and_exec(stage: &Stage) -> Result<()> {
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     let options = ["--workspace", &workspace(stage)];
     let mut sandbox = Sandbox::start(stage, &options, &command, "looking")?;
-    // Who looks on a machine with little to spare misses many: they go on until there were some to catch.
+    // On a slow machine the looking agent misses many processes, so the starts go on until it has seen some.
     let seen = || -> Option<u32> {
         std::fs::read_to_string(stage.workspace().join("seen")).ok()?.strip_suffix('\n')?.parse().ok()
     };

@@ -1,6 +1,6 @@
 //! How a session of `exec` ends when something is slow or goes wrong: a client that reads slowly, one that is
-//! killed while its process starts, one that is told to end, and what each leaves of the terminal. Never what
-//! the process may do: that is `later.rs`.
+//! killed while its process starts, one that is told to end; and in what state each leaves the terminal. What
+//! the process may do is tested in `later.rs`.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -15,13 +15,13 @@ use crate::common::{process, program, workspace};
 use crate::console::Console;
 use crate::later::{GONE, idle, slow_to_open};
 
-/// All that a process wrote comes out, however long the client takes to read: also what stood in its pipe
-/// when it ended.
+/// All output of a process arrives, however slowly the client reads, including what was in the pipe when the
+/// process ended.
 pub fn a_slow_reader_gets_everything(stage: &Stage) -> Result<()> {
     const PAUSE: Duration = Duration::from_secs(2);
     let sandbox = idle(stage)?;
-    // What lies between the process and the reader holds some half a MiB: one of these ends with its pipe
-    // full and nobody taking of it.
+    // The buffers between the process and the reader hold about half a MiB, so one of these sizes makes a
+    // process end while its pipe is full and not being read.
     let sizes: Vec<usize> = (16..48).step_by(2).map(|n| n << 14).collect();
     let mut readers = Vec::new();
     for size in &sizes {
@@ -34,22 +34,22 @@ pub fn a_slow_reader_gets_everything(stage: &Stage) -> Result<()> {
         reader.stdout.take().context("its output")?.read_to_end(&mut out)?;
         ensure!(reader.wait()?.success() && out.len() == size, "{} bytes of {size}", out.len());
     }
-    // What others write on has an end all the same.
+    // A process in the background that keeps writing doesn't keep the session from ending.
     let done =
         stage.call(&["exec", &sandbox.name, "--", "sh", "-c", "yes & sleep 1; exit 4"])?.expect_code(4)?;
     ensure!(done.out().starts_with("y\n"), "nothing of what a child wrote");
     Ok(())
 }
 
-/// A client that is killed while its process starts leaves nothing running: whoever asked is gone, not what
-/// was asked.
+/// A client that is killed while its process starts leaves nothing running, though its request is still being
+/// carried out.
 pub fn a_client_killed_at_the_start_leaves_nothing(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let sandbox = idle(stage)?;
     let mark = stage.marker();
     stage.script("slow", &format!("#!/bin/sh\nsleep 1000 # {mark}\n"))?;
     for flags in [&["exec"][..], &["exec", "-i"]] {
-        // Init's own count: what was hung up before stays its child until it is collected.
+        // Counts init's children: a process that was hung up stays one until it is reaped.
         let count = || process(stage, "cofferdam: init").map(children);
         poll("the agent to be init's only child", GONE, || (count() == Some(1)).then_some(()))?;
         let mut slow = slow_to_open(stage, &python, "slow")?;
@@ -58,7 +58,7 @@ pub fn a_client_killed_at_the_start_leaves_nothing(stage: &Stage) -> Result<()> 
         poll("the process to wait for its program", GONE, || (count() == Some(2)).then_some(()))?;
         client.kill()?;
         client.wait()?;
-        // Seen by the supervisor before the program can be opened.
+        // Time for the supervisor to notice, before the program can be opened.
         std::thread::sleep(Duration::from_millis(200));
         drop(slow.stdin.take());
         slow.wait()?;
@@ -142,14 +142,14 @@ pub fn the_terminal_is_itself_again(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A client that is stopped from outside leaves its terminal to the shell as it was, and takes it again, in
-/// its size of then.
+/// A client that is stopped from outside restores its terminal for the shell. When it continues, it takes the
+/// terminal again, with the size that it has by then.
 pub fn a_stopped_client_lends_its_terminal(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
     lends_its_terminal(stage, &["exec", "-it", &sandbox.name, "--", "bash", "-c", TELLS_LINES])
 }
 
-/// So does the heart of a `run -t`, though it isn't who reads there.
+/// So does the heart of a `run -t`, though another process reads the terminal.
 pub fn a_stopped_heart_lends_its_terminal(stage: &Stage) -> Result<()> {
     let workspace = workspace(stage);
     lends_its_terminal(
@@ -158,8 +158,8 @@ pub fn a_stopped_heart_lends_its_terminal(stage: &Stage) -> Result<()> {
     )
 }
 
-/// Without `-t` too, what is typed while a shell has the terminal is the shell's: who reads for the agent
-/// isn't who was stopped.
+/// Without `-t` too, what is typed while a shell has the terminal goes to the shell, though the process that
+/// reads for the agent isn't the one that was stopped.
 pub fn what_is_typed_for_the_shell_is_not_the_agents(stage: &Stage) -> Result<()> {
     let workspace = workspace(stage);
     let args = ["run", "--quiet", "--workspace", &workspace, "--", "bash", "-c", TELLS_LINES];
@@ -179,7 +179,7 @@ pub fn what_is_typed_for_the_shell_is_not_the_agents(stage: &Stage) -> Result<()
     Ok(())
 }
 
-/// A shell with job control, which has a sandbox in the background and does this.
+/// A shell with job control, which starts a sandbox in the background and then runs `then`.
 fn shell_with_a_job(stage: &Stage, options: &str, then: &str) -> Result<Console> {
     let bash = program("bash")?;
     stage.script("tells-lines", &format!("#!{bash}\n{TELLS_LINES}\n"))?;
@@ -190,7 +190,8 @@ fn shell_with_a_job(stage: &Stage, options: &str, then: &str) -> Result<Console>
     Console::shell(stage, (24, 80), &bash, &script)
 }
 
-/// Nobody is stopped there, and who reads for the agent is in no session of the terminal's.
+/// A sandbox in the background isn't stopped by the terminal, since the process that reads for the agent
+/// isn't in the terminal's session; it must not read there either.
 pub fn a_job_in_the_background_reads_nothing(stage: &Stage) -> Result<()> {
     let then = "while read -r line; do echo \"shell-$line\"; [ \"$line\" = front ] && break; done; fg >/dev/null; echo \"ended: $?\"";
     let mut console = shell_with_a_job(stage, "", then)?;
@@ -199,7 +200,8 @@ pub fn a_job_in_the_background_reads_nothing(stage: &Stage) -> Result<()> {
         console.type_in(&format!("{word}\n"))?;
         console.see(&format!("shell-{word}"))?;
     }
-    // In front of nobody's notice: until it has seen that, the terminal makes an end of Ctrl-D itself.
+    // The job isn't notified of being in the foreground. Until it has noticed, the terminal is still cooked
+    // and takes Ctrl-D for an end of input.
     poll("the terminal to be raw", GONE, || (!console.is_cooked().ok()?).then_some(()))?;
     console.type_in("inside\n")?;
     console.see("got-inside")?;
@@ -210,7 +212,7 @@ pub fn a_job_in_the_background_reads_nothing(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// It leaves the terminal alone, which would stop it, and hears that it is to end.
+/// A job in the background doesn't touch the terminal, which would stop it, and still ends when told to.
 pub fn a_job_in_the_background_is_stopped(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let then = format!("read -r line; echo \"shell-$line\"; \"$0\" stop {name}; echo \"told: $?\"");
@@ -225,7 +227,7 @@ pub fn a_job_in_the_background_is_stopped(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Tells of each line, and of each new size.
+/// Prints each line that it reads, and each new size.
 const TELLS_LINES: &str =
     "trap 'stty size' WINCH; echo rea''dy; while read -r line; do echo \"got-$line\"; done";
 
@@ -244,7 +246,7 @@ fn lends_its_terminal(stage: &Stage, args: &[&str]) -> Result<()> {
         poll("the terminal to be raw", GONE, || (!console.is_cooked().ok()?).then_some(()))?;
         console.type_in(&format!("line{round}\n"))?;
         console.see(&format!("got-line{round}"))?;
-        // A shell that is signalled just before it waits for a line tells of it behind that line.
+        // A shell that is signalled just before it waits for a line runs the trap only after that line.
         let told = format!("{} {}\r\n", size.0, size.1);
         poll("its size of now", GONE, || {
             if console.screen().contains(&told) {
@@ -255,7 +257,7 @@ fn lends_its_terminal(stage: &Stage, args: &[&str]) -> Result<()> {
         })
         .with_context(|| format!("it shows {:?}", console.screen()))?;
     }
-    // What nobody can catch: whoever had the terminal meanwhile may have changed it.
+    // SIGSTOP can't be caught, so the terminal isn't restored; and whoever has it meanwhile may change it.
     kill(console.pid(), Signal::SIGSTOP)?;
     poll("it to be stopped", GONE, || console.is_stopped().then_some(()))?;
     console.cook()?;
@@ -268,9 +270,9 @@ fn lends_its_terminal(stage: &Stage, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Whoever takes the terminal key by key gets every Ctrl-C, however often it is typed: a program that ends by
-/// two of them must not end its sandbox. The way out of one that is deaf leads through another terminal, and
-/// gives this one back.
+/// A program that reads the terminal key by key (raw mode) gets every Ctrl-C, however often it is typed: two
+/// of them must not end the sandbox. A program that ignores everything is ended from another terminal, and
+/// this one is restored.
 pub fn a_deaf_agents_terminal_is_given_back(stage: &Stage) -> Result<()> {
     let (name, workspace) = (stage.name(), workspace(stage));
     let script = "trap '' INT QUIT TSTP TERM HUP; stty -icanon; echo rea''dy; while :; do read -r line && echo \"got-$line\"; done";
@@ -287,8 +289,8 @@ pub fn a_deaf_agents_terminal_is_given_back(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Of a program that reads lines Ctrl-C is the terminal's: one reaches it, and two in a row end its sandbox,
-/// whatever it makes of them.
+/// For a program that reads lines (cooked mode), Ctrl-C is a signal: one reaches the program, and two in a
+/// row end its sandbox, even if it ignores them.
 pub fn two_interrupts_end_a_deaf_agent(stage: &Stage) -> Result<()> {
     let workspace = workspace(stage);
     let script = "trap 'echo heard' INT; echo rea''dy; while :; do read -r line; done";
@@ -312,7 +314,7 @@ pub fn a_silent_sandbox_holds_no_terminal(stage: &Stage) -> Result<()> {
     kill(supervisor, Signal::SIGSTOP)?;
     let mut console = Console::start(stage, (24, 80), &["exec", "-it", &sandbox.name, "--", "true"])?;
     let ended = poll("the client to wait, and to end of Ctrl-C", GONE, || {
-        // Until it stands there: what is typed before it has the terminal is nobody's.
+        // Repeat it: what is typed before the client has the terminal is lost.
         let _typed = console.type_in("\x03");
         console.has_ended().then_some(())
     });

@@ -1,5 +1,5 @@
-//! The attack suite: every script of `inside/`, run in the sandbox as the agent, with what it looks for
-//! really there.
+//! The attack suite: every script of `inside/`, run in the sandbox as the agent, while its targets really
+//! exist outside.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,8 @@ use crate::common::{self, program, workspace};
 use crate::native;
 use crate::verdict::{AtLeast, judge};
 
-/// What every script imports: it refuses to run where it isn't caged. Never start one outside a sandbox.
+/// The module that every script imports; it refuses to run outside a cage. Never start a script outside a
+/// sandbox.
 const LIBRARY: &str = include_str!("inside/probe.py");
 
 /// One script.
@@ -49,11 +50,12 @@ theme!(BESIDE, "beside", 45, 4);
 theme!(APART, "apart", 20, 2);
 theme!(WINDOW, "window", 1, 1);
 
-/// Those that need nothing prepared outside.
+/// The themes that need nothing prepared outside.
 pub const PLAIN: &[&Theme] = &[&KERNEL, &PRIVILEGES, &PROCESSES, &TERMINALS];
 
 impl Theme {
-    /// Puts it into the workspace and gives the command that runs it, with these facts about the outside.
+    /// Puts the script into the workspace, and returns the command that runs it, with these facts about the
+    /// outside.
     pub fn place(&self, stage: &Stage, facts: &[String]) -> Result<Vec<String>> {
         let python = program("python3")?;
         stage.script("probe.py", LIBRARY)?;
@@ -65,7 +67,7 @@ impl Theme {
         Ok(command)
     }
 
-    /// Judges what it printed.
+    /// Judges the script's output.
     pub fn judge(&self, printed: &str) -> Result<()> {
         let counted = judge(self.name, printed, self.at_least)?;
         say(&format!("    {}: {counted}", self.name));
@@ -86,7 +88,7 @@ impl Theme {
 pub struct Outside(PathBuf);
 
 impl Outside {
-    /// Makes it, or says that there is no place for it.
+    /// Makes the directory, or skips the case where there is no place for it.
     pub fn make(stage: &Stage) -> Result<Self> {
         let root = nix::unistd::geteuid().is_root();
         let above = if root { Some("/srv".into()) } else { std::env::var_os("HOME") };
@@ -120,7 +122,7 @@ fn open_to_all(path: &Path, mode: u32) -> Result<()> {
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?)
 }
 
-/// Files: what isn't there, what can't be written, and the ways across.
+/// Files: what isn't visible, what can't be written, and the ways across that boundary.
 pub fn files(stage: &Stage) -> Result<()> {
     let secret = stage.write("home/secret", "the operator's")?;
     let outside = Outside::make(stage)?;
@@ -133,7 +135,7 @@ pub fn files(stage: &Stage) -> Result<()> {
         std::fs::write(dir.join("file"), "lent")?;
         open_to_all(&dir.join("file"), 0o666)?;
     }
-    // The control: outside, anybody writes there.
+    // The control: outside, every user can write there.
     let mut writes = stage.command("sh");
     writes.args(["-c", "echo x > \"$0/sub/outside\" && : >> \"$0/file\"", &lent.display().to_string()]);
     finish(writes, PATIENCE)?.expect_code(0)?;
@@ -154,13 +156,14 @@ pub fn files(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Every call that the filter refuses; the operator's shared memory is really there.
+/// Every system call that the filter refuses; the operator's shared memory segment really exists.
 pub fn kernel(stage: &Stage) -> Result<()> {
     let segment = Segment::make(stage)?;
     KERNEL.run(stage, &[], &segment.0.iter().map(|id| format!("shm={id}")).collect::<Vec<_>>())
 }
 
-/// A System V shared memory segment of the operator's, removed when dropped; none where no program makes one.
+/// A System V shared memory segment of the operator's, removed when dropped; `None` where this machine has no
+/// program to make one.
 struct Segment(Option<String>);
 
 impl Segment {
@@ -203,8 +206,8 @@ pub fn privileges(stage: &Stage) -> Result<()> {
     PRIVILEGES.run(stage, &["--policy", &policy], &facts)
 }
 
-/// A copy of a program in the workspace, root's, with this mode. The control: outside, an ordinary user gains
-/// by it.
+/// A copy of a program in the workspace that belongs to root and has this mode. The control: outside, an
+/// ordinary user gains privileges by it.
 fn left_behind(stage: &Stage, name: &str, of: &str, mode: u32) -> Result<Option<String>> {
     let path = stage.workspace().join(name);
     std::fs::copy(program(of)?, &path)?;
@@ -235,7 +238,7 @@ fn with_capabilities(stage: &Stage, outside: &Outside) -> Result<Option<String>>
     std::fs::copy(program("cat")?, &path)?;
     std::os::unix::fs::chown(&path, Some(0), Some(0))?;
     open_to_all(&path, 0o755)?;
-    // Not in the workspace: one that belongs to root is shown as the agent's own.
+    // Not in the workspace, which is shown as the agent's own even if it belongs to root.
     let secret = outside.path().join("roots-own");
     std::fs::write(&secret, "root's own")?;
     open_to_all(&secret, 0o600)?;
@@ -258,7 +261,7 @@ fn which(name: &str) -> Result<PathBuf> {
 
 /// Init, the machine's processes, /proc, /sys, control groups.
 pub fn processes(stage: &Stage) -> Result<()> {
-    // Somebody else's sandbox: heart, supervisor and init of it are as good as one's own to look for.
+    // Another sandbox: its heart, supervisor and init are targets as good as the agent's own.
     let mut other =
         common::Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
     let heart = other.heart().pid();
@@ -266,11 +269,11 @@ pub fn processes(stage: &Stage) -> Result<()> {
     PROCESSES.run(stage, &[], &[format!("heart={heart}"), format!("supervisor={supervisor}")])
 }
 
-/// Sockets: which can be made, whom they reach, whom one can pretend to be.
+/// Sockets: which can be made, which peers they reach, and whether one can impersonate a peer.
 pub fn sockets(stage: &Stage) -> Result<()> {
     let name = stage.marker();
     let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-    // The controls: from out here every one of those is there.
+    // The controls: from outside, each of those is reachable.
     UnixStream::connect_addr(&SocketAddr::from_abstract_name(&name)?)?;
     std::net::TcpStream::connect(("93.184.215.14", 443))?;
     std::net::TcpStream::connect(("127.0.0.1", 8000))?;
@@ -293,7 +296,7 @@ pub fn terminals(stage: &Stage) -> Result<()> {
     TERMINALS.run(stage, &[], &[])
 }
 
-/// What the scripts themselves refuse: to try anything where one sign of the cage is missing.
+/// The scripts refuse to try anything where one sign of the cage is missing.
 pub fn the_attacks_guard_themselves(stage: &Stage) -> Result<()> {
     native::compile(stage)?;
     let command = KERNEL.place(stage, &[])?.join(" ");

@@ -1,4 +1,4 @@
-//! What the scripts inside report, line by line, and whether it is as it must be.
+//! Judges the report that the scripts inside print, line by line.
 
 use std::collections::BTreeSet;
 
@@ -28,11 +28,11 @@ enum Kind {
 pub struct AtLeast {
     /// Refusals.
     pub attacks: usize,
-    /// What works beside them.
+    /// Controls that must work.
     pub controls: usize,
 }
 
-/// Fails on every line that isn't as it must be; says how many there were.
+/// Fails if any line isn't as it must be, else returns the numbers of attacks and controls as text.
 pub fn judge(theme: &str, lines: &str, at_least: AtLeast) -> Result<String> {
     let lines: Vec<Line> = lines
         .lines()

@@ -1,4 +1,4 @@
-//! Paths, limits and reports: what a start refuses, and what it says it proved.
+//! Paths, limits and reports: what a start refuses, and which controls it reports as proved.
 
 use anyhow::{Context, Result, ensure};
 use bed::{Mode, Stage};
@@ -6,7 +6,7 @@ use bed::{Mode, Stage};
 use crate::common::{self, Sandbox, program};
 use crate::themes::Outside;
 
-/// What the policy shows is there, for reading alone; what lies beside it isn't.
+/// A path that the policy shows is there, read-only; what lies beside it isn't.
 pub fn the_policys_paths_are_the_only_ones(stage: &Stage) -> Result<()> {
     let outside = Outside::make(stage)?;
     let (shown, hidden) = (outside.path().join("shown"), outside.path().join("hidden"));
@@ -40,7 +40,8 @@ pub fn a_missing_path_stops_the_start(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Whoever speaks to a control socket is the operator, and without root the agent has the operator's id.
+/// A client of a control socket counts as the operator, and without root the agent has the operator's uid; so
+/// the state directory must never be shown.
 pub fn the_state_is_never_shown(stage: &Stage) -> Result<()> {
     let state = stage.state();
     std::fs::create_dir_all(&state)?;
@@ -64,8 +65,8 @@ pub fn the_state_is_never_shown(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Where another state directory is named, sandboxes of the usual one are the same operator's. Of root's the
-/// test makes none: what isn't there yet counts too.
+/// Even if another state directory is named, the usual one holds sandboxes of the same operator. The test
+/// doesn't create root's: a directory that doesn't exist yet counts too.
 pub fn the_usual_state_is_never_shown(stage: &Stage) -> Result<()> {
     let places = match stage.mode() {
         Mode::Rooted => vec!["/var/lib".to_owned()],

@@ -1,6 +1,6 @@
 //! What must work: real programs under the default policy, each in a sandbox of its own.
 //!
-//! A cage in which nothing runs is no achievement. Debuggers are the exception: tracing is refused on
+//! A cage in which nothing runs would be worthless. Debuggers are the exception: tracing is refused on
 //! purpose.
 
 use anyhow::{Result, ensure};

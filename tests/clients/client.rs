@@ -1,8 +1,8 @@
 //! One client, twice: with the environment as given, and with every proxy variable unset, when its
 //! connections are captured.
 //!
-//! A script does what must work, then what must be refused, and prints what the client told. Beside what it
-//! printed, the world's recorder and the audit log say what arrived and what was decided.
+//! A script does what must work, then what must be refused, and prints what the client reported. Besides that
+//! output, the world's recorder shows what arrived, and the audit log what was decided.
 
 use std::fmt;
 
@@ -44,8 +44,8 @@ impl fmt::Display for Road {
     }
 }
 
-/// What every client of this suite may reach: the paths below `/secret/` are nobody's, and of the chat's
-/// messages those that say `forbidden`. `evil.bed.test` is never named.
+/// What every client of this suite may reach. Paths below `/secret/` are refused, and so are chat messages
+/// that say `forbidden`. `evil.bed.test` isn't in the policy.
 const POLICY: &str = r#"  clients:
     name: clients
     endpoints:
@@ -84,24 +84,25 @@ const POLICY: &str = r#"  clients:
     endpoints: [ { host: llm.bed.test, ports: [22, 443, 6379, 8080] } ]
     binaries: [ { path: /usr/bin/nothing-here } ]"#;
 
-/// What must come of a script, on either road.
+/// The expected results of a script, on either road.
 pub struct Told<'a> {
     /// What it prints, in this order.
     pub prints: &'a [&'a str],
-    /// A host at which it arrives, with the word in its target where the client leaves that to us.
+    /// The host at which the script's request arrives. Its target holds the case's marker, where the test can
+    /// choose the URL.
     pub arrives: &'a str,
     /// Where `evil.bed.test` is refused.
     pub evil: Evil,
 }
 
-/// Where a request to a host that nobody may reach ends: the layer of its audit record, by road.
+/// How a request to a host that the policy doesn't allow is refused, which depends on the road.
 #[derive(Debug, Clone, Copy)]
 pub enum Evil {
     /// The client uses the proxy where variables name it.
     ByProxy,
-    /// It uses none, ever: there is no such name.
+    /// The client never uses a proxy: the name doesn't resolve.
     ByName,
-    /// It isn't asked for.
+    /// The script doesn't ask for the host.
     Untried,
 }
 
@@ -115,7 +116,7 @@ impl Evil {
     }
 }
 
-/// Hosts whose clients make their URLs themselves.
+/// Hosts whose clients choose the URLs themselves, so that the marker can't be in them.
 const OWN_URLS: &[&str] =
     &["git.bed.test", "pypi.bed.test", "npm.bed.test", "crates.bed.test", "deb.bed.test", "grpc.bed.test"];
 

@@ -1,5 +1,6 @@
-//! The programs that people really run, unmodified: each does its work through the sandbox, and is told
-//! clearly what it may not do, with the environment as given and with every proxy variable unset (`client`).
+//! The programs that people really run, unmodified: each does its work through the sandbox, and gets a clear
+//! refusal for what it may not do, with the environment as given and with every proxy variable unset
+//! (`client`).
 //!
 //! docs/clients.md has a row for each; a case compares the two.
 

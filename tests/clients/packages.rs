@@ -10,7 +10,7 @@ use crate::node::newest;
 /// What the package says when it is used.
 const GREETING: &str = "hello from bedpkg";
 
-/// Runs a script that installs and uses the package, then fails to get one that nobody may have.
+/// Runs a script that installs and uses the package, then fails to get one that the policy refuses.
 fn manager(stage: &Stage, registry: &str, script: &str, denied: &[&str]) -> Result<()> {
     let prints = [&[GREETING], denied].concat();
     both(stage, script, &Told { prints: &prints, arrives: registry, evil: Evil::ByProxy })

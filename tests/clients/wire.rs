@@ -1,4 +1,4 @@
-//! What HTTP can do besides question and answer, by clients that use it.
+//! HTTP features beyond a plain request and answer, by clients that use them.
 
 use anyhow::{Result, ensure};
 use bed::Stage;
@@ -48,7 +48,7 @@ pub fn expectations(stage: &Stage) -> Result<()> {
     script(stage, &newest()?, "expect.mjs", include_str!("inside/expect.mjs"), &prints)
 }
 
-/// An answer before the answer (RFC 8297) reaches who speaks HTTP/1.1, and confuses nobody who speaks HTTP/2.
+/// An early-hints response (RFC 8297) reaches HTTP/1.1 clients, and doesn't confuse HTTP/2 clients.
 pub fn early_hints(stage: &Stage) -> Result<()> {
     let curl = program("curl")?;
     let script = format!(

@@ -1,5 +1,5 @@
-//! What the suites share: policies in the world's terms, client programs, and reading what a sandbox wrote
-//! down.
+//! What the suites share: policies for the world's hosts, client programs, and readers of what a sandbox
+//! recorded.
 
 #![allow(dead_code, reason = "each suite uses its part of this")]
 
@@ -38,8 +38,8 @@ pub fn program(name: &str) -> Result<String> {
     }
 }
 
-/// Starts something from a thread whose system call of this number fails with `errno` (where one of the rules
-/// matches, if there are any); what it starts inherits that.
+/// Runs `start` on a thread where the system call of this number fails with `errno` (if there are rules: only
+/// where one of them matches). Processes that it starts inherit that.
 pub fn under_filter<T: Send>(
     call: i64,
     rules: Vec<seccompiler::SeccompRule>,
@@ -104,12 +104,12 @@ pub fn workspace(stage: &Stage) -> String {
     stage.workspace().display().to_string()
 }
 
-/// The first process of cofferdam's that is called so, such as `cofferdam: sup`.
+/// The first of the case's cofferdam processes with this title, such as `cofferdam: sup`.
 pub fn process(stage: &Stage, title: &str) -> Option<i32> {
     processes(stage, title).into_iter().next()
 }
 
-/// Every one.
+/// All of the case's cofferdam processes with this title.
 pub fn processes(stage: &Stage, title: &str) -> Vec<i32> {
     let is_called = |pid: &i32| {
         std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == title)
@@ -135,7 +135,7 @@ impl<'a> Sandbox<'a> {
         Ok(Self { stage, name, running: Some(running) })
     }
 
-    /// One that the suite started itself.
+    /// Wraps a sandbox that the suite started itself.
     pub fn adopt(stage: &'a Stage<'a>, name: String, running: Running) -> Self {
         Self { stage, name, running: Some(running) }
     }
@@ -201,7 +201,7 @@ pub fn find<'v>(tree: &'v Value, path: &str) -> Option<&'v Value> {
     })
 }
 
-/// The records of a sandbox's audit log; not one that is being written.
+/// The complete records of a sandbox's audit log; a line that is still being written is left out.
 pub fn audit(stage: &Stage, name: &str) -> Result<Vec<Value>> {
     let path = stage.state().join(name).join("audit.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;

@@ -1,5 +1,5 @@
-//! A server that says guesses in pieces: what waits, or where pieces are cut, tells a few times how a value
-//! begins, and then no more.
+//! A server echoes guesses in pieces. What is held back, and where pieces are cut, reveals a few times
+//! whether a guess is the value's beginning, and then no more.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use serde_json::Value;
 use crate::common::{self, Sandbox, program};
 use crate::{KEY, command};
 
-/// How often an agent is told (docs/limits.md, guesses).
+/// How often an agent may learn something (docs/limits.md, guesses).
 const MAX_OF_ONE: usize = 16;
 /// More rounds than that, of a right guess and a wrong one.
 const ROUNDS: usize = MAX_OF_ONE + 4;
-/// Right letters: more than are told for nothing.
+/// Length of the right guess: long enough to count as a guess.
 const RIGHT: usize = 14;
 
-/// In how many rounds the pieces of the right guess and of the wrong one were not alike; what was said came
-/// whole in all.
+/// The number of rounds in which the right guess and the wrong one came in different pieces. Checks that the
+/// whole text arrived in every round.
 fn told(lines: &[&str]) -> Result<usize> {
     ensure!(lines.len() == 2 * ROUNDS, "{lines:?}");
     let mut told = 0;
@@ -40,7 +40,7 @@ fn told(lines: &[&str]) -> Result<usize> {
     Ok(told)
 }
 
-/// A right one and a wrong one.
+/// The right guess and the wrong one.
 fn guesses() -> [String; 2] {
     [KEY[..RIGHT].to_owned(), format!("{}~", &KEY[..RIGHT - 1])]
 }
@@ -82,7 +82,7 @@ pub fn pieces_tell_little_of_how_the_value_begins(stage: &Stage) -> Result<()> {
         told(of_it.get(of_it.len().saturating_sub(2 * ROUNDS)..).unwrap_or_default())
     };
     let first = turn(&mut sandbox, "one")?;
-    // Each round is two guesses, of which either may be the last.
+    // A round has two guesses, either of which may be the last that is counted.
     ensure!((1..=MAX_OF_ONE / 2).contains(&first), "told {first} times");
     poll("a record", PATIENCE, || (on_record(&sandbox).ok()? == 1).then_some(()))?;
     let pid = |status: &Value| status["supervisor_pid"].as_i64();
@@ -95,7 +95,7 @@ pub fn pieces_tell_little_of_how_the_value_begins(stage: &Stage) -> Result<()> {
     })?;
     ensure!(turn(&mut sandbox, "two")? == 0, "a new supervisor has forgotten");
     ensure!(on_record(&sandbox)? == 1, "it is told once");
-    // Others are others: what they read comes when it is said.
+    // Other agents aren't affected: what they read isn't delayed.
     let other = stage.call(&["exec", &sandbox.name, "--", "sh", "-c", &format!("{guess} '!!!'")])?;
     let other = other.expect_code(0)?.out();
     ensure!(other.starts_with("13,"), "{other}");

@@ -1,4 +1,4 @@
-//! Who holds the value: the supervisor, and nobody else, in no file and no memory.
+//! Who holds the value: only the supervisor; it is in no file, and in no other process's memory.
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
@@ -82,7 +82,8 @@ pub fn a_crash_and_another_process_change_nothing(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Nor anything else of the operator's environment: both live as long as the sandbox does.
+/// Heart and init, which live as long as the sandbox does, never held the value, nor anything else of the
+/// operator's environment.
 pub fn heart_and_init_never_held_it(stage: &Stage) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bed::skip!("reading another process's memory needs root");
@@ -98,7 +99,7 @@ pub fn heart_and_init_never_held_it(stage: &Stage) -> Result<()> {
     only_the_supervisor_holds_it(stage, &sandbox, &unrelated, &of_a_run)?;
     drop(sandbox);
 
-    // A service's builder stays from before the heart was shut in.
+    // A service's builder was forked before the heart was confined, and stays.
     let name = stage.name();
     let text = format!(
         "{CREDENTIALS}name: {name}\npolicy: {}\nmetrics: {{ listen: \"off\" }}\nagents: {{ one: {{ command: [sleep, '1000'] }} }}\n",

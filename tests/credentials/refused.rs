@@ -1,4 +1,5 @@
-//! What keeps a sandbox with credentials from starting: what can't work, and a key that agents could read.
+//! What keeps a sandbox with credentials from starting: a configuration that can't work, and a key file that
+//! agents could read.
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
@@ -34,7 +35,7 @@ pub fn what_cant_work_is_refused_at_the_start(stage: &Stage) -> Result<()> {
         ensure!(done.err().contains(wanted), "{said}: {}", done.err());
         ensure!(!done.err().contains("0123456789"), "the refusal shows the key: {}", done.err());
     }
-    // What can't be looked into is told.
+    // A connection that can't be inspected is reported.
     let relayed = "  a: { name: a, endpoints: [ { host: api.bed.test, port: 443, tls: skip } ], binaries: [ { path: /usr/bin/curl } ] }";
     let (policy, config) = (policy_file(stage, relayed)?, stage.write("cofferdam.yaml", CREDENTIALS)?);
     let mut run = stage.cofferdam([
@@ -57,7 +58,8 @@ pub fn what_cant_work_is_refused_at_the_start(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Wherever the policy, the workspace or another root shows it, and wherever it is named.
+/// A key file is refused wherever the policy, the workspace or another root shows it to agents, and in
+/// whichever setting it is named.
 pub fn a_keys_file_that_agents_can_read_is_refused(stage: &Stage) -> Result<()> {
     let at = |name: &str| stage.dir().join(name).display().to_string();
     for dir in ["workspace/sub", "shown", "written", "root", "private"] {

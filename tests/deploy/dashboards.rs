@@ -1,5 +1,4 @@
-//! `deploy/grafana`: what a dashboard asks for is there, by name and by label, and is a question that
-//! Prometheus understands.
+//! `deploy/grafana`: the metrics and labels in a dashboard's queries exist, and the queries are valid PromQL.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +9,7 @@ use serde_json::Value;
 
 use crate::{as_ourselves, deploy};
 
-/// What Prometheus itself adds: of histograms, and of where a target is (deploy/prometheus/prometheus.yml).
+/// Labels that Prometheus itself adds: for histograms, and for the target (deploy/prometheus/prometheus.yml).
 const ADDED: [&str; 2] = ["le", "sandbox"];
 
 fn dashboard() -> Result<Value> {
@@ -76,7 +75,7 @@ pub fn dashboards_show_only_what_exists(_stage: &Stage) -> Result<()> {
             }
         }
     }
-    // What it is for: all that is measured is on it somewhere.
+    // The dashboard's purpose: every metric is on it somewhere.
     let mut missing: Vec<&&str> = metrics.keys().filter(|name| !shown.contains(**name)).collect();
     missing.retain(|name| **name != "cofferdam_build_info");
     ensure!(missing.is_empty(), "not shown: {missing:?}");
@@ -86,7 +85,7 @@ pub fn dashboards_show_only_what_exists(_stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// As Grafana would ask it, with a value for each variable.
+/// Each query as Grafana would send it, with a value for each variable.
 pub fn dashboards_ask_what_prometheus_understands(stage: &Stage) -> Result<()> {
     let mut rules = String::from("groups:\n  - name: dashboard\n    rules:\n");
     for (n, expression) in expressions(&dashboard()?)?.iter().enumerate() {

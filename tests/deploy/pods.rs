@@ -1,5 +1,5 @@
-//! `deploy/kubernetes`, as data, and each pod's command under what the pod gives it. No cluster is here: what
-//! Kubernetes makes of the files is not tested.
+//! `deploy/kubernetes`: checks the files as data, and runs each pod's command with the privileges that the
+//! pod gives it. There is no cluster here, so what Kubernetes makes of the files isn't tested.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -52,7 +52,7 @@ pub fn pods_hold_together(_stage: &Stage) -> Result<()> {
             ensure!(volumes.iter().any(|it| it["name"] == mount["name"]), "{file}: {mount}");
         }
         ensure!(container["image"].as_str().is_some_and(|image| image.contains("@sha256:")), "{file}");
-        // The same three walls that `docker run` of deploy/README.md lifts.
+        // The pod lifts the same three restrictions as the `docker run` in deploy/README.md.
         let context = &container["securityContext"];
         ensure!(context["procMount"] == "Unmasked", "{file}");
         for profile in ["seccompProfile", "appArmorProfile"] {
@@ -66,7 +66,7 @@ pub fn pods_hold_together(_stage: &Stage) -> Result<()> {
     ensure!(rootless["spec"]["securityContext"]["runAsNonRoot"] == true);
     ensure!(rootless["spec"]["containers"][0]["securityContext"]["capabilities"]["add"].is_null());
     ensure!(rooted["spec"]["securityContext"]["runAsUser"] == 0);
-    // Each is the other but for whom it runs as.
+    // The two pods are equal but for the user that they run as.
     let without = |pod: &Value| {
         let mut spec = pod["spec"].clone();
         spec["securityContext"] = Value::Null;
@@ -77,7 +77,7 @@ pub fn pods_hold_together(_stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A pod's arguments, with its file where the test has it and a port that is free.
+/// A pod's arguments, with the path of its file replaced by the test's and its port by a free one.
 struct Arguments {
     words: Vec<String>,
     port: u16,

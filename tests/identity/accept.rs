@@ -1,5 +1,5 @@
-//! `cofferdam identity`: an upgraded program is denied until the operator accepts exactly what was seen, or
-//! forgets it.
+//! `cofferdam identity`: an upgraded program is denied until the operator accepts exactly the content that
+//! was seen, or forgets the old pin.
 
 use std::path::PathBuf;
 
@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::common::{START, Sandbox, ensure_audited};
 use super::{CLIENT, prepare};
 
-/// Uses the client, replaces it, uses it again, and goes on at the operator's sign: each use prints yes or
-/// no.
+/// Uses the client, replaces it, uses it again, and goes on when the test creates the next file. Each use
+/// prints yes or no.
 const UPGRADE: &str = "at() { until [ -e /sandbox/$1 ]; do sleep 0.02; done; }\nget /sandbox/client\nat upgrade\n\
                        cp /sandbox/client /sandbox/new; printf x >> /sandbox/new; mv /sandbox/new /sandbox/client\n\
                        get /sandbox/client\nat again\nget /sandbox/client\nat last\nget /sandbox/client\n\
@@ -37,7 +37,7 @@ impl<'a> Upgraded<'a> {
         self.stage.state().join(&self.sandbox.name).join("workspace")
     }
 
-    /// Gives the sign, and waits until all this was said.
+    /// Creates the file that the script waits for, and waits until its whole output is `said`.
     fn goes_on(&mut self, sign: &str, said: &str) -> Result<()> {
         std::fs::write(self.workspace().join(sign), "")?;
         let result = self.sandbox.heart().wait_for(said, START);
@@ -99,7 +99,7 @@ pub fn an_upgraded_program_is_denied_until_it_is_accepted(stage: &Stage) -> Resu
         let strange = it.identity(&[verb, "/nothing/like/it"])?.expect_code(125)?;
         ensure!(strange.err().contains("cofferdam identity list"), "{}", strange.err());
     }
-    // Nothing of this has let it through.
+    // None of this makes the program allowed.
     it.goes_on("again", "yes\nno\nno\n")?;
 
     it.identity(&["accept", "/sandbox/client", "--sha256", &now])?.expect_code(0)?;

@@ -1,5 +1,5 @@
-//! A program that nobody in the sandbox may look into, since it is somebody's who has no number there and is
-//! unreadable: what it holds is anybody's guess, and its own agent's loss.
+//! A program that can't be inspected in the sandbox, since it is unreadable and its owner has no uid there:
+//! nobody can tell which descriptors it holds, so its own agent's connections are refused.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -16,7 +16,7 @@ pub fn who_cant_be_looked_into_is_its_own_agents_loss(stage: &Stage) -> Result<(
     if !nix::unistd::geteuid().is_root() {
         bed::skip!("only root makes a program of root's");
     }
-    // Not below /tmp, whose name is that of a place of the sandbox's own.
+    // Not below /tmp, since the sandbox has a /tmp of its own.
     let made =
         [env!("CARGO_TARGET_TMPDIR"), "/srv"].into_iter().find_map(|dir| tempfile::tempdir_in(dir).ok());
     let Some(dir) = made else { bed::skip!("no directory to write in but /tmp") };
@@ -33,10 +33,10 @@ pub fn who_cant_be_looked_into_is_its_own_agents_loss(stage: &Stage) -> Result<(
     let said = |script: &str| -> Result<String> {
         Ok(stage.call(&["exec", &sandbox.name, "--", "bash", "-c", script])?.expect_code(0)?.out())
     };
-    // What init starts for the one is not what it starts for the other.
+    // Each `exec` is a start of its own by init, so the agent's hidden program doesn't affect it.
     let others = said(asks)?;
     ensure!(others.contains(" 200 "), "another agent's tunnel: {others:?}");
-    // It has begun when its own name is seen.
+    // The hidden program runs once its name shows in `comm`.
     let until = "until grep -qs hidden /proc/$!/comm; do :; done";
     let own = said(&format!("{hidden} 1000 & {until}; {asks}; kill $!"))?;
     ensure!(own.contains(" 403 "), "its own agent's tunnel: {own:?}");

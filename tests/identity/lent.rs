@@ -1,5 +1,5 @@
-//! A connection that is lent in its first instant: who makes it is noted as it is made, so that no later
-//! holder counts.
+//! A connection that is handed on in its first instant: its maker is noted as it is made, so no later holder
+//! counts as the maker.
 
 use anyhow::{Result, ensure};
 use bed::Stage;
@@ -28,14 +28,15 @@ pub fn a_connection_lent_in_its_first_instant_is_denied(stage: &Stage) -> Result
     let said = lend(stage, "instant", CLIENT, &program("python3")?, attempts)?;
     ensure!(said == "403\n403\n403\n", "{said:?}");
     ensure_audited(stage, "instant", &[("verdict", "denied"), ("layer", "identity")])?;
-    // The same script by a program that may: what it makes itself is its own.
+    // The same script run by an allowed program: the connections that it makes itself count as its own.
     let said = lend(stage, "instant-own", FRIEND, "/sandbox/friend", "own:5 fast_open_connect")?;
     ensure!(said == "200\n200\n", "{said:?}");
     Ok(())
 }
 
 pub fn foreign_code_is_not_washed_off_by_an_exec(stage: &Stage) -> Result<()> {
-    // An allowed program with code written at run time connects, speaks, and executes itself without.
+    // An allowed program with code written at run time connects, sends its request, and then executes itself
+    // again without that code.
     let said = lend(stage, "washed", FRIEND, "/sandbox/friend", "own clean own")?;
     ensure!(said == "200\n403\n200\n", "{said:?}");
     Ok(())

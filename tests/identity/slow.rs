@@ -1,4 +1,4 @@
-//! A program that makes looks at itself slow: it pays for them alone.
+//! A program that makes the inspection of its own processes slow: only its own connections suffer.
 
 use anyhow::{Result, ensure};
 use bed::Stage;
@@ -6,8 +6,8 @@ use bed::stage::{PATIENCE, poll};
 
 use super::common::{Sandbox, policy_file, program, workspace};
 
-/// Maps pages of a library to be executed, so that none can be joined with its neighbour, and then asks the
-/// proxy for tunnels.
+/// Maps pages of a library as executable, in such a way that the kernel can't merge neighbouring maps.
+/// [`ASKS`] follows.
 const SLOW: &str = r#"
 import ctypes, glob, mmap, os, sys
 library = os.open(glob.glob('/lib*/*-linux-gnu/libc.so.6')[0], os.O_RDONLY)
@@ -30,7 +30,8 @@ for _ in range(int(sys.argv[2])):
     s.close()
 "#;
 
-/// Has descriptors open in processes that don't sleep for good, and below what is a flood.
+/// Keeps descriptors open in processes that never sleep for long, but fewer than count as a flood. [`ASKS`]
+/// follows.
 const OPEN: &str = r#"
 import atexit, os, resource, sys, threading, time
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -60,8 +61,8 @@ pub fn slow_looks_are_the_agents_own_loss(stage: &Stage) -> Result<()> {
     its_own_loss(stage, SLOW, "30000", &["too much time recently", "takes too long to look through"])
 }
 
-/// An agent that makes looks at itself last so is refused some, for one of these reasons, and another one
-/// none.
+/// Checks that an agent which makes its own inspection slow in this way has some tunnels refused, for one of
+/// these reasons, while another agent has none refused.
 fn its_own_loss(stage: &Stage, program_text: &str, much: &str, reasons: &[&str]) -> Result<()> {
     let policy = policy_file(
         stage,
@@ -75,7 +76,7 @@ fn its_own_loss(stage: &Stage, program_text: &str, much: &str, reasons: &[&str])
     let tunnels = |maps: &str, times: &str| {
         ["exec", &sandbox.name, "--", &python, "/sandbox/slow.py", maps, times].map(str::to_owned)
     };
-    // What init starts for the one is not what it starts for the other.
+    // Each `exec` is a start of its own by init, so the two count as different agents.
     let mut running = stage.start(stage.cofferdam(tunnels(much, "60")))?;
     running.wait_for("\n", super::common::START)?;
     for n in 0..20 {
@@ -86,7 +87,7 @@ fn its_own_loss(stage: &Stage, program_text: &str, much: &str, reasons: &[&str])
     let said = running.finish(PATIENCE)?.expect_code(0)?.out();
     let count = |code: &str| said.lines().filter(|line| *line == code).count();
     ensure!(count("200") + count("403") == 60, "{said:?}");
-    // By the clock of this machine it may be any number but none.
+    // How many are refused depends on this machine's speed, but some must be.
     ensure!(count("403") > 0, "looks of {much} each were all taken: {said:?}");
     let says_why = |record: &serde_json::Value| {
         let text = record.to_string();

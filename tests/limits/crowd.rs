@@ -1,4 +1,4 @@
-//! As many idle tunnels as the documentation promises room for, and what they cost altogether.
+//! As many idle tunnels as the documentation promises room for, and the memory that they take together.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,17 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::common::{self, Sandbox, program, workspace};
 
-/// All of it, under emulation too.
+/// Enough for the whole case, even under emulation.
 pub const PATIENCE: Duration = Duration::from_secs(3600);
 const TUNNELS: u64 = 10_000;
-/// Of cofferdam's three processes together, what they share counted once.
+/// The most memory of cofferdam's three processes together, in bytes; shared pages count once.
 const AT_MOST: u64 = 300 << 20;
-/// Two for each, one in this process, which has the server, and what else is open.
+/// Descriptors that are needed: two for each tunnel (and one in this process, which runs the server), and
+/// what else is open.
 const DESCRIPTORS: u64 = 2 * TUNNELS + 2_000;
 
-/// Of fifty processes, which hold them and sleep: each look at who has one more goes through one table, not
-/// through all.
+/// Spreads the tunnels over fifty processes, which hold them and sleep, so that identifying the holder of one
+/// more searches one descriptor table rather than all.
 const OPENS: &str = "import os, socket, sys, time
 ASK = b'CONNECT api.bed.test:8080 HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n'
 GET = b'GET /echo HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n'

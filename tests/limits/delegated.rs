@@ -1,5 +1,5 @@
-//! A control group to start a sandbox with `limits:` in. Only where memory, pids and cpu are delegated, as
-//! `.ci/kernels` sees to; few build machines do.
+//! A control group in which a sandbox with `limits:` can be started. Available only where memory, pids and
+//! cpu are delegated, as in `.ci/kernels`; few build machines delegate them.
 
 #![allow(dead_code, reason = "each suite uses its part of this")]
 
@@ -47,7 +47,7 @@ impl<'a> Delegated<'a> {
         let config = self.stage.write("limits.yaml", format!("limits: {{ {limits} }}\n"))?;
         let mut run = self.stage.cofferdam(["run", "--quiet", "--name", &name, "--config"]);
         run.arg(config).arg("--").args(command);
-        // Whoever may not put itself there is put there, and goes on then.
+        // An ordinary user's process may not move itself there, so the test moves it; then it goes on.
         let mut waits = self.stage.command("sh");
         waits
             .args(["-c", "read go && exec \"$@\" </dev/null", "sh"])
@@ -90,7 +90,7 @@ impl<'a> Delegated<'a> {
         Ok(line.with_context(|| format!("no {key} in {text}"))?.trim().parse()?)
     }
 
-    /// Nothing is left: it can be used again, by whoever is alone in it.
+    /// Checks that no group is left below it, so that the next sandbox that is alone in it can use it.
     pub fn nothing_left(&self, after: &str) -> Result<()> {
         poll("every group to go", PATIENCE, || self.below().is_empty().then_some(()))
             .with_context(|| format!("after {after}: {:?}", self.below()))?;
@@ -105,12 +105,12 @@ impl Drop for Delegated<'_> {
         for dir in self.below() {
             let _ = fs::remove_dir(dir);
         }
-        // Whoever was in it is on its way out.
+        // Processes that were in it may still be ending.
         let _ = poll("the group to be empty", Duration::from_secs(10), || fs::remove_dir(&self.dir).ok());
     }
 }
 
-/// A group of ours with everything handed down already: our own, or the one that it is in. None is changed
+/// A group in which all needed controllers are already delegated: our own, or its parent. No group is changed
 /// for that.
 fn place() -> Option<PathBuf> {
     let own = cgroup::own_directory().ok()?;

@@ -1,5 +1,5 @@
-//! Control groups: what `limits:` promises holds, and none is left behind. Only where memory, pids and cpu
-//! are delegated, as `.ci/kernels` sees to; few build machines do.
+//! Control groups: `limits:` are enforced, and no group is left behind. Runs only where memory, pids and cpu
+//! are delegated, as in `.ci/kernels`; few build machines delegate them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use crate::common::{self, Sandbox, program};
 use crate::delegated::Delegated;
 
-/// The pids of cofferdam's own three.
+/// The pids of cofferdam's own three processes.
 fn three(stage: &Stage) -> BTreeSet<i32> {
     stage.cofferdam_processes().into_iter().collect()
 }
@@ -21,7 +21,7 @@ fn three(stage: &Stage) -> BTreeSet<i32> {
 pub fn a_memory_hog_dies_alone(stage: &Stage) -> Result<()> {
     let group = Delegated::to(stage)?;
     let python = program("python3")?;
-    // Bounded besides: without the limit nothing worse happens than that it ends by itself.
+    // The script has a bound of its own: without the limit, it just ends by itself.
     let eats = "kept = [b'x' * (1 << 20) for n in range(400)]";
     let script = format!(
         "echo before; ulimit -v 2000000; {python} -c \"{eats}\"; echo it ended with $?; exec sleep 1000"
@@ -56,7 +56,7 @@ pub fn a_fork_bomb_stops_at_its_count(stage: &Stage) -> Result<()> {
     // At most 300 tries, of which each ends by itself.
     let bomb = "i=0; while [ $i -lt 300 ]; do sleep 600 & i=$((i+1)); done 2>/dev/null & echo lit; wait; exec sleep 1000";
     let sandbox = group.start(&format!("pids: {PIDS}"), &["bash", "-c", bomb], "lit")?;
-    // Init is counted, too, and not as one of theirs.
+    // Init is in the group's count too, but not among the processes that the limit is for.
     let full = poll("the bomb to go off", PATIENCE, || {
         (group.read("pids.current").ok()?.parse::<u64>().ok()? == PIDS + 1).then_some(())
     });
@@ -64,7 +64,7 @@ pub fn a_fork_bomb_stops_at_its_count(stage: &Stage) -> Result<()> {
     ensure!(group.read("pids.max")? == (PIDS + 1).to_string());
     poll("a refused fork", PATIENCE, || (group.number("pids.events", "max").ok()? > 0).then_some(()))?;
     sandbox.status()?;
-    // Nobody else is short of any, not even of those of the same user.
+    // Other processes can still fork, even those of the same user.
     let beside = stage.run(&[], &["sh", "-c", "for i in 1 2 3 4 5; do sh -c : || exit 1; done"])?;
     beside.expect_code(0)?;
     stage.call(&["stop", &sandbox.name])?.expect_code(0)?;
@@ -91,7 +91,8 @@ pub fn processors_are_shared_out(stage: &Stage) -> Result<()> {
 /// A way to end a sandbox.
 type Blow<'a> = &'a dyn Fn(&mut Sandbox) -> Result<()>;
 
-/// However it ends: no group, nothing handed down, and the next start works in the same place.
+/// However the sandbox ends, no group is left, no controller stays delegated, and the next start works in the
+/// same place.
 pub fn no_group_is_left(stage: &Stage) -> Result<()> {
     let group = Delegated::to(stage)?;
     let begin = || {
@@ -107,7 +108,7 @@ pub fn no_group_is_left(stage: &Stage) -> Result<()> {
             poll("another supervisor", PATIENCE, || {
                 (common::process(stage, "cofferdam: sup").is_some_and(|pid| pid != before)).then_some(())
             })?;
-            // Whoever comes next is in the same group: heart and supervisor aren't the agents'.
+            // The next supervisor is in the same group: heart and supervisor aren't in the agents' group.
             ensure!(group.below().len() == 2, "{:?}", group.below());
             poll("it answers", PATIENCE, || sandbox.status().ok().map(drop))?;
             stage.call(&["stop", &sandbox.name])?.expect_code(0).map(drop)

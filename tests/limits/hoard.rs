@@ -1,5 +1,5 @@
-//! What an agent's starts leave with somebody who keeps it: each opens pipes for its output, whose other ends
-//! an agent may hand on.
+//! Descriptors that an agent's starts leave behind: each start opens pipes for the agent's output, and the
+//! agent may hand their ends to a process that keeps them.
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
@@ -7,7 +7,7 @@ use bed::stage::{PATIENCE, poll};
 
 use crate::common::{program, replace_supervisor};
 
-/// Keeps every descriptor that it is handed, and says how many those are by now.
+/// Keeps every descriptor that it is handed, and writes how many it has.
 const HOARD: &str = "import array, os, socket
 server = socket.socket(socket.AF_UNIX)
 server.bind('/sandbox/hoard.new')
@@ -19,7 +19,7 @@ while True:
     kept += socket.recv_fds(peer, 8, 2)[1]
     open('/sandbox/count', 'w').write(str(len(kept)))
 ";
-/// Hands its output on, and is over.
+/// Hands its output's descriptors on, and ends.
 const STARTER: &str = "import socket, time
 while True:
     try:
@@ -29,9 +29,10 @@ while True:
     except OSError: time.sleep(0.01)
 socket.send_fds(peer, [b'x'], [1, 2])
 ";
-/// So many starts' descriptors are handed on.
+/// The number of starts whose descriptors are handed on.
 const KEPT: usize = 240;
-/// What a heart and a supervisor that keep none of them have open at most, a second's starts among it.
+/// The most descriptors that a heart or supervisor has open if it keeps none of those, including those of the
+/// starts within a second.
 const AT_MOST: usize = 200;
 
 pub fn pipes_that_somebody_keeps_cost_nobody_else(stage: &Stage) -> Result<()> {
@@ -67,7 +68,7 @@ pub fn pipes_that_somebody_keeps_cost_nobody_else(stage: &Stage) -> Result<()> {
         let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
         ensure!(open < AT_MOST, "{pid} has {open} descriptors open, of {KEPT} that somebody keeps");
     }
-    // What is put in force now is in force under the next supervisor.
+    // A policy that is set now is in force under the next supervisor.
     stage.call(&["policy", "set", &name, &after])?.expect_code(0)?;
     replace_supervisor(stage, &name)?;
     let shown = stage.call(&["policy", "show", &name])?.expect_code(0)?.out();

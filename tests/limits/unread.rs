@@ -1,4 +1,4 @@
-//! What cofferdam says where nobody reads it: a pager, Ctrl-S, a log's pipe that is stuck.
+//! cofferdam's messages where nothing reads them: a pager, Ctrl-S, a log's pipe that is stuck.
 
 use std::io::Write;
 use std::process::{Child, Stdio};
@@ -13,12 +13,12 @@ use nix::unistd::Pid;
 
 use crate::common::START;
 
-/// A pipe's least.
+/// The smallest capacity of a pipe, in bytes.
 const PAGE: i32 = 4096;
-/// A stop takes a moment, and the heart and its supervisor a second each for who doesn't read.
+/// Time for a stop: a moment, plus a second each that the heart and its supervisor wait for a reader.
 const STOPPED_WITHIN: Duration = Duration::from_secs(6);
 
-/// Neither the first message of a supervisor nor those of the heart about its deaths.
+/// Neither a supervisor's first message nor the heart's messages about its deaths block anything.
 pub fn messages_that_nobody_reads_stop_nothing(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let config = format!(
@@ -32,7 +32,7 @@ pub fn messages_that_nobody_reads_stop_nothing(stage: &Stage) -> Result<()> {
     let mut heart = command.stdout(Stdio::null()).stderr(full).spawn()?;
     drop(command);
     let done = is_stopped_in_time(stage, &name, &mut heart);
-    // One that is over is nobody's to kill.
+    // The heart may have ended already.
     let _over = heart.kill();
     heart.wait()?;
     drop(unread);

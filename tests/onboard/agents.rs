@@ -1,5 +1,5 @@
-//! The agents that `onboard` knows, each run by the file that it writes and asked something: what it is told
-//! is enough.
+//! The agents that `onboard` knows: each is run with the file that `onboard` writes, and asked something,
+//! which shows that its configuration is sufficient.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -16,8 +16,8 @@ use crate::{command, here};
 /// How long an agent may take to start, and to answer: OpenClaw takes half a minute on a good day.
 const AGENT: Duration = Duration::from_secs(400);
 
-/// An agent as its users install it below /opt, which every sandbox shows; a skip where it isn't on this
-/// machine. The mounts are this suite's world's.
+/// Mounts an agent below /opt, which every sandbox shows, as its users install it there; skips the case where
+/// the agent isn't on this machine. The mounts exist only in this suite's world.
 fn installed(name: &str) -> Result<()> {
     let (opt, dir) = (Path::new("/opt"), if name == "claude" { "claude-code" } else { name });
     if !tools().join("agents").join(dir).exists() || !opt.is_dir() {
@@ -55,14 +55,14 @@ fn installed(name: &str) -> Result<()> {
     Ok(std::fs::set_permissions(at, std::fs::Permissions::from_mode(0o755))?)
 }
 
-/// An agent in the sandbox that `onboard` writes for it, asked something by these arguments: what it says is
-/// its model's answer.
+/// Runs an agent in the sandbox that `onboard` writes for it, asks it something with these arguments, and
+/// checks that it prints its model's answer.
 fn is_told(stage: &Stage, name: &str, kind: &str, ask: &[&str]) -> Result<()> {
     installed(name)?;
     is_told_from(stage, name, kind, ("/opt/bin", &[]), ask)
 }
 
-/// The same of one that lies in this directory, with these options more.
+/// The same for an agent that lies in this directory, with further options.
 fn is_told_from(
     stage: &Stage,
     name: &str,
@@ -113,7 +113,7 @@ pub fn claude_is_told_what_it_must_be(stage: &Stage) -> Result<()> {
     is_told(stage, "claude", "anthropic", &["-p", "QUESTION", "--dangerously-skip-permissions"])
 }
 
-/// As its own installer leaves it: a link in `~/.local/bin` to one file.
+/// The agent is installed as by its own installer: a link in `~/.local/bin` to a single file.
 pub fn an_agent_in_a_home_is_shown_by_its_file_alone(stage: &Stage) -> Result<()> {
     let claude = tools().join("agents/claude-code/node_modules/.bin/claude");
     if !claude.exists() {
@@ -127,7 +127,7 @@ pub fn an_agent_in_a_home_is_shown_by_its_file_alone(stage: &Stage) -> Result<()
     std::fs::write(beside.join("private"), "nobody's")?;
     symlink(beside.join("2.1"), bin.join("claude"))?;
     let bin = bin.display().to_string();
-    // Only where that is said.
+    // The file is shown only if the option asks for it.
     let mut unsaid = command(stage, &["--non-interactive", "--provider", "none", "--agent", "claude"]);
     unsaid.env("PATH", &bin);
     let unsaid = finish(unsaid, PATIENCE)?.expect_code(125)?;

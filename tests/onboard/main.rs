@@ -1,5 +1,5 @@
-//! `cofferdam onboard`: the file that it makes is one that `up` runs, no key is in it, and nothing is written
-//! over or left behind.
+//! `cofferdam onboard`: `up` can run the file that it makes, the file holds no key, and nothing is
+//! overwritten or left behind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// `onboard --non-interactive ARGS…` in a directory of its own, which it gives.
+/// Runs `onboard --non-interactive ARGS…` in a directory of its own, [`here`].
 fn onboard(stage: &Stage, args: &[&str]) -> Result<Finished> {
     finish(command(stage, &[&["--non-interactive"], args].concat()), PATIENCE)
 }
@@ -75,7 +75,7 @@ fn near() -> String {
 fn what_is_typed_becomes_a_file_that_runs(stage: &Stage) -> Result<()> {
     let curl = program("curl")?;
     let (name, mark) = (stage.name(), stage.marker());
-    // What YAML, a shell and JSON could each take for something else.
+    // Characters that YAML, a shell and JSON could each misread.
     let script = format!(
         "echo \"odd: #'{{}}, \\\"{mark}\\\" ü\"; {curl} -s --max-time 60 -H 'content-type: application/json' \
          -d '{{\"model\":\"any\",\"messages\":[{{\"role\":\"user\",\"content\":\"{mark}\"}}]}}' \
@@ -107,7 +107,7 @@ fn what_is_typed_becomes_a_file_that_runs(stage: &Stage) -> Result<()> {
     ensure!(!written.contains(provider::KEY), "{written}");
     ensure!(std::fs::read_dir(here(stage))?.count() == 1, "something lies beside it");
 
-    // The commands that it names are commands, as they stand.
+    // The commands that it proposes can be run as printed.
     let next: Vec<&str> =
         told["next"].as_array().context("no next")?.iter().filter_map(Value::as_str).collect();
     ensure!(
@@ -142,13 +142,13 @@ fn nothing_is_written_over(stage: &Stage) -> Result<()> {
     let done = onboard(stage, &args)?.expect_code(125)?;
     ensure!(done.err().contains("is there already") && done.err().contains("--force"), "{}", done.err());
     ensure!(std::fs::read_to_string(&file)? == "theirs", "it was written over");
-    // A link to nowhere is there, too, and nothing is made where it leads.
+    // A dangling link counts as an existing file, and nothing is created at its target.
     std::fs::remove_file(&file)?;
     let elsewhere = stage.dir().join("elsewhere");
     std::os::unix::fs::symlink(&elsewhere, &file)?;
     onboard(stage, &args)?.expect_code(125)?;
     ensure!(!elsewhere.exists() && file.symlink_metadata()?.is_symlink(), "it went through the link");
-    // Told to, it takes the name, and leaves what the link led to.
+    // With `--force` the link is replaced, and its target left alone.
     std::fs::write(&elsewhere, "theirs")?;
     onboard(stage, &[&["--force"], &args[..]].concat())?.expect_code(0)?;
     ensure!(std::fs::read_to_string(&elsewhere)? == "theirs", "it wrote through the link");
@@ -188,11 +188,11 @@ fn a_policy_of_somebodys_is_left_as_it_is(stage: &Stage) -> Result<()> {
     std::fs::remove_file(&file)?;
     refused(&[])?;
     ensure!(std::fs::read_dir(here(stage))?.count() == 1, "something is left");
-    // Nor is the policy written over by its own configuration.
+    // Nor does the configuration overwrite its own policy file.
     std::fs::remove_file(&theirs)?;
     let one = claude(&["--file", "claude-policy.yaml", "--force"])?.expect_code(125)?;
     ensure!(one.err().contains("--file") && std::fs::read_dir(here(stage))?.count() == 0, "{}", one.err());
-    // The mend that it names is one; and what it wrote itself is no reason to refuse.
+    // The proposed fix works; and a file that `onboard` wrote itself is no reason to refuse.
     for more in [&["--name", "other"][..], &["--name", "other", "--force"]] {
         let told: Value = serde_json::from_slice(&claude(more)?.expect_code(0)?.stdout)?;
         let is_new = more.len() == 2;
@@ -217,20 +217,22 @@ fn no_key_is_written_or_repeated(stage: &Stage) -> Result<()> {
         ensure!(!said.contains(secret) && said.contains("KIND=URL"), "{said}");
     }
     ensure!(!here(stage).join("cofferdam.yaml").exists(), "it was written");
-    // Found in the environment it is named, and is nowhere.
+    // A key found in the environment is referred to by name, and its value is nowhere.
     let mut detect = command(stage, &["--non-interactive", "--", "true"]);
     detect.env("ANTHROPIC_API_KEY", secret).env("OPENAI_API_KEY", secret).env("NVIDIA_API_KEY", secret);
     let done = finish(detect, PATIENCE)?.expect_code(0)?;
     let all = [done.out(), done.err(), text(stage)?].concat();
     ensure!(!all.contains(secret) && all.contains("env:ANTHROPIC_API_KEY"), "{all}");
-    // Of each kind the first, so that nothing goes to somebody whom nobody chose.
+    // Only the first provider of each kind, so that nothing goes to a provider that the operator didn't
+    // choose.
     ensure!(
         text(stage)?.contains("env:OPENAI_API_KEY") && !text(stage)?.contains("NVIDIA"),
         "{}",
         text(stage)?
     );
     ensure!(done.err().contains("not used: nvidia"), "{}", done.err());
-    // What isn't set now may be by the time of the start: that is said, and written.
+    // A variable that isn't set now may be set at the start: a warning is printed, and the reference is
+    // written.
     let unset = onboard(
         stage,
         &["--force", "--provider", "anthropic=https://api.anthropic.com,env:NOT_SET", "--", "true"],
@@ -280,7 +282,7 @@ fn what_cannot_be_had_is_refused_and_leaves_nothing(stage: &Stage) -> Result<()>
     let args = ["--provider", "none", "--workspace", "work", "--file", "work/c.yaml", "--", "true"];
     let done = onboard(stage, &args)?.expect_code(125)?;
     ensure!(done.err().contains("where the agent could change it"), "{}", done.err());
-    // A program that can't be seen from inside is said, and written.
+    // A program that isn't visible inside is warned of, and written all the same.
     for (program, why) in
         [("codex", "where no sandbox shows it"), ("no-such-program", "no program of this machine's")]
     {
@@ -296,7 +298,7 @@ fn what_cannot_be_had_is_refused_and_leaves_nothing(stage: &Stage) -> Result<()>
         .expect_code(0)?;
         ensure!(done.err().contains(why), "{}", done.err());
     }
-    // Nobody to ask, and nothing there to be kept.
+    // No terminal to ask at, and no existing file.
     std::fs::remove_file(here(stage).join("cofferdam.yaml"))?;
     let done = finish(command(stage, &[]), PATIENCE)?.expect_code(125)?;
     ensure!(done.err().contains("--non-interactive"), "{}", done.err());
@@ -309,7 +311,7 @@ fn a_workspace_is_made_where_agents_may_have_it(stage: &Stage) -> Result<()> {
     ensure!(told["workspace"] == "./work" && text(stage)?.contains("workspace: ./work"), "{told}");
     ensure!(std::fs::metadata(here(stage).join("work"))?.mode() & 0o777 == 0o700, "others can look into it");
     ensure!(told["notes"].to_string().contains("no provider is named"), "{told}");
-    // Whoever started it has what the agent writes there.
+    // The operator owns what the agent writes there.
     let mut run = stage.cofferdam([
         "run",
         "--quiet",
@@ -410,8 +412,8 @@ fn a_person_sees_every_file_and_no_token(stage: &Stage) -> Result<()> {
     let path = alone(stage, "hermes")?;
     let provider = near();
     let args = ["--agent", "hermes", "--show-program", "--provider", &provider, "--model", "bed-echo"];
-    // The model was said, and isn't asked for: its prompt would be answered as the next one, and no file be
-    // named.
+    // The model was given as an option, so it isn't asked for. (Were it asked for, the answers would get out
+    // of step.)
     let steps = [
         ("Name of the sandbox [hermes]: ", ""),
         ("Presets [none]: ", ""),
@@ -446,7 +448,8 @@ fn what_comes_next_works_as_it_stands(stage: &Stage) -> Result<()> {
          cofferdam --state '{elsewhere}' logs x -f\n"
     );
     ensure!(shown.ends_with(&next), "{shown}");
-    // Typed into a shell where it was printed, each in a terminal of its own.
+    // The commands are typed into shells, each in a terminal of its own, in the directory where they were
+    // printed.
     let commands: Vec<&str> = next.lines().filter_map(|line| line.strip_prefix("  ")).collect();
     let [up, logs] = commands[..] else { anyhow::bail!("{commands:?}") };
     let typed = |line: &str| {

@@ -1,5 +1,5 @@
-//! `cofferdam provider detect`: what is there is found, told without a value, and offered only where it is
-//! ours or the system's.
+//! `cofferdam provider detect`: finds keys and servers, reports them without any value, and offers a server
+//! only if it is the user's own or the system's.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -60,7 +60,7 @@ pub fn what_this_machine_offers_is_found_and_no_value_shown(stage: &Stage) -> Re
     ensure!(shown.contains(&format!("# localhost:{silent} is no model server: no answer within")), "{shown}");
     ensure!(!shown.contains(&format!("localhost:{nobody}")) && !shown.contains("GROQ"), "{shown}");
     ensure!(shown.contains("XAI_API_KEY: it holds a space"), "{shown}");
-    // What is printed can be put into a file as it is, and nothing moved.
+    // The output can be pasted into a file as it is, with the right indentation.
     let pasted = format!("name: x\ninference:\n  providers:\n{shown}");
     let file = stage.write("pasted.yaml", pasted)?.display().to_string();
     let listed = stage.json(&["provider", "list", "-f", &file, "--json"])?;
@@ -71,7 +71,7 @@ pub fn what_this_machine_offers_is_found_and_no_value_shown(stage: &Stage) -> Re
         .filter_map(|row| row["name"].as_str())
         .collect();
     ensure!(named == ["anthropic", "local", "local-2", "nvidia", "openai"], "{named:?}");
-    // A key that its own library would send elsewhere isn't offered for the service itself.
+    // A key that its own client library would send to another base URL isn't offered for the service itself.
     let led = detect(&["--json"], "https://user:key-in-url@llm.corp/v1")?;
     let led: Value = serde_json::from_slice(&led.stdout)?;
     let offers = led["providers"].as_array().context("no list")?;
@@ -84,14 +84,14 @@ pub fn what_this_machine_offers_is_found_and_no_value_shown(stage: &Stage) -> Re
         offers.iter().any(|it| it["credential"] == "env:NVIDIA_API_KEY" && it["trust"] == "standard"),
         "{led}"
     );
-    // The known ports: the world's provider asks for a key at one, and nobody is at the other.
+    // The known ports: at one the world's provider asks for a key, at the other nothing listens.
     let known = stage.call(&["provider", "detect"])?.expect_code(0)?;
     ensure!(known.out().contains("localhost:8000 asks for a credential (401)"), "{}", known.out());
     ensure!(known.err().contains("no model server answers"), "{}", known.err());
     Ok(())
 }
 
-/// A server of somebody's who has an account here, too.
+/// The uid of another user on this machine, who runs a server.
 const SOMEBODY: u32 = 23456;
 
 pub fn what_another_person_serves_is_not_offered(stage: &Stage) -> Result<()> {
@@ -146,7 +146,8 @@ else:
     Ok(())
 }
 
-/// Whoever listens for a moment, and is gone from the tables when somebody looks there, is offered to nobody.
+/// A server that answers and is gone from the kernel's socket tables by the time that its owner is looked up
+/// isn't offered.
 pub fn who_is_gone_when_it_answers_is_not_offered(stage: &Stage) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port().to_string();

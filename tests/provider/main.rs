@@ -1,5 +1,5 @@
-//! `cofferdam provider …`: real requests by the gateway's road, every fault told by name, and the key in
-//! nothing that is printed.
+//! `cofferdam provider …`: makes real requests as the gateway does, names every fault, and never prints the
+//! key.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 /// A key that the provider doesn't take.
 const WRONG: &str = "sk-wrong-0c7a52e94b1f4d6e8a3b5c7d9e1f2a4bQ";
 
-/// Calls it with both keys in the environment, and sees that neither is in what it prints.
+/// Calls it with both keys in the environment, and checks that it prints neither.
 fn call(stage: &Stage, args: &[&str]) -> Result<Finished> {
     let mut command = stage.cofferdam([&["provider"], args].concat());
     command.env("BED_KEY", provider::KEY).env("WRONG_KEY", WRONG).env("CORP_PROXY", CREDENTIAL);
@@ -56,7 +56,7 @@ fn call(stage: &Stage, args: &[&str]) -> Result<Finished> {
     Ok(done)
 }
 
-/// Neither whole, nor its end, nor in base64, reversed or a letter at a time.
+/// Checks that no key was printed: neither whole, nor its end, nor in base64, reversed or a letter at a time.
 fn no_key(done: &Finished) -> Result<()> {
     use base64::Engine;
     let said = done.out() + &done.err();
@@ -82,7 +82,7 @@ fn entry(name: &str, kind: &str, url: &str, key: &str) -> String {
     format!("{name}: {{ kind: {kind}, base_url: \"{url}\", credential: env:{key} }}")
 }
 
-/// `provider test --json`: by name what came of each, and the exit code.
+/// Runs `provider test --json`, and returns the result for each name, and the exit code.
 fn tested(stage: &Stage, file: &str, more: &[&str]) -> Result<(Value, i32)> {
     let done = call(stage, &[&["test", "-f", file, "--json"], more].concat())?;
     let rows: Value =
@@ -117,7 +117,7 @@ fn kinds_and_a_files_providers_are_listed(stage: &Stage) -> Result<()> {
             "free: { kind: openai, base_url: \"http://127.0.0.1:9/v1\", trust: self-hosted, cost: none }",
         ],
     )?;
-    // The file here is the one that is meant where none is named.
+    // Where no file is named, the one in the current directory is used.
     for args in [&["list"][..], &["list", "-f", &file]] {
         let shown = call(stage, args)?.expect_code(0)?.out();
         ensure!(shown.contains("env:BED_KEY is there") && shown.contains("NOT_SET is not set"), "{shown}");
@@ -180,7 +180,7 @@ fn every_provider_is_asked_with_its_key(stage: &Stage) -> Result<()> {
         "no GET with the key"
     );
     ensure!(asked("/v1/models?limit=1000", "x-api-key", provider::KEY), "no GET as Anthropic's");
-    // One alone, and a word of a model.
+    // A single provider, and a token from a model.
     let (rows, code) = tested(stage, &file, &["claude", "--model", "bed-echo"])?;
     ensure!(code == 0 && rows.as_object().is_some_and(|rows| rows.len() == 1), "{rows}");
     let (rows, code) = tested(stage, &file, &["near", "far", "--model", "bed-echo"])?;
@@ -196,12 +196,13 @@ fn every_provider_is_asked_with_its_key(stage: &Stage) -> Result<()> {
 
 fn each_fault_is_told_by_name_and_never_with_the_key(stage: &Stage) -> Result<()> {
     let nobody = bed::stage::free_port()?;
-    // It says 200 and something else, with the key that it was sent; and one that says so in an error.
+    // A server that answers 200 with something that isn't the protocol, and repeats the key that it was sent;
+    // and one that repeats it in an error.
     let other = serve(|request| {
         let key = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or_default();
         http(200, "application/json", &format!("{{\"hello\":\"{key}\"}}"))
     })?;
-    // It says what it was sent in ways that no search finds.
+    // A server that repeats what it was sent in ways that no search finds.
     let echoing = serve(|request| {
         let key = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or_default();
         let (reversed, spaced) = (key.chars().rev().collect::<String>(), key.split("").collect::<Vec<_>>());
@@ -262,7 +263,7 @@ fn each_fault_is_told_by_name_and_never_with_the_key(stage: &Stage) -> Result<()
     let shown = call(stage, &["test", "-f", &file])?.expect_code(1)?.out();
     ensure!(shown.contains("FAILED") && !shown.contains('\u{1b}') && shown.lines().count() == 13, "{shown}");
     ensure!(rows["echoing"]["why"] == "answered 404" && !shown.contains("REDACTED"), "it is quoted: {shown}");
-    // A model that fails in each way, the bed's own echo of the key among them.
+    // Models that fail in each way, among them the bed's model that repeats the key.
     for (model, part) in
         [("bed-leaky", "answered 400"), ("bed-error-429", "answered 429"), ("bed-error-403", "(403)")]
     {
@@ -274,7 +275,7 @@ fn each_fault_is_told_by_name_and_never_with_the_key(stage: &Stage) -> Result<()
 
 fn whoever_answers_without_end_is_left(stage: &Stage) -> Result<()> {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n";
-    // Nothing at all; a byte and no more; bytes without end; a head without end.
+    // Servers that send nothing at all, one byte and no more, an endless body, and an endless head.
     let silent = listen(|stream| hold(&stream))?;
     let begun = listen(move |mut stream| {
         asked(&mut stream);
@@ -302,7 +303,7 @@ fn whoever_answers_without_end_is_left(stage: &Stage) -> Result<()> {
         let row = &rows[name];
         ensure!(row["fault"] == "timeout" && row["why"].as_str().is_some_and(|it| it.contains(why)), "{row}");
     }
-    // These are ended by what they send, however long they may take.
+    // These are ended by the bound on bytes, however long the time-out is.
     let (rows, code) = tested(stage, &file, &["huge", "heads", "--timeout", "100s"])?;
     ensure!(code == 1 && rows["huge"]["why"].as_str().is_some_and(|why| why.contains("more than")), "{rows}");
     ensure!(rows["heads"]["fault"] == "protocol", "{rows}");
@@ -315,7 +316,7 @@ fn the_way_is_that_of_the_file(stage: &Stage) -> Result<()> {
         entry("near", "openai", provider::BASE_URL, "BED_KEY"),
         entry("far", "openai", provider::REMOTE_BASE_URL, "BED_KEY")
     );
-    // Without the world's authority nobody is trusted, and with it by the file alone all are.
+    // Without the world's root certificate no provider is trusted; with it, named in the file alone, all are.
     let ca = stage.world().ca_file();
     let bare = |name: &str, text: String| -> Result<Finished> {
         let file = stage.write(name, text)?.display().to_string();
@@ -332,7 +333,7 @@ fn the_way_is_that_of_the_file(stage: &Stage) -> Result<()> {
     let done = bare("none.yaml", providers.clone())?.expect_code(1)?;
     ensure!(done.out().contains("unknown issuer"), "{}", done.out());
     bare("ca.yaml", format!("upstream_ca: {}\n{providers}", ca.display()))?.expect_code(0)?;
-    // Where there is a proxy it is gone through, but to this machine.
+    // If there is a corporate proxy, it is used, except for providers on this machine.
     let proxied = |kind: Kind, credential: &str| {
         let url = format!("http://proxy.bed.test:{}", kind.port());
         format!(

@@ -1,4 +1,4 @@
-//! Broken off: an unpacking that is killed or interrupted, a removal that was.
+//! Interruptions: an unpacking that is killed or interrupted, and a removal that was interrupted.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,8 @@ pub fn a_killed_unpacking_leaves_nothing_that_is_used(stage: &Stage) -> Result<(
     Ok(())
 }
 
-/// Tries until `caught` was in time: on a busy machine an image may be unpacked by the time that its
-/// beginning is seen.
+/// Tries until `caught` was in time: on a busy machine an image may be completely unpacked by the time that
+/// the test sees its beginning.
 fn in_time(stage: &Stage, mut caught: impl FnMut() -> Result<bool>) -> Result<()> {
     for _ in 0..50 {
         if caught()? {
@@ -45,8 +45,8 @@ fn in_time(stage: &Stage, mut caught: impl FnMut() -> Result<bool>) -> Result<()
     anyhow::bail!("too late, fifty times")
 }
 
-/// Ctrl-C while an image is unpacked, and while somebody else unpacks it: at once, and as if there had been
-/// no start.
+/// Ctrl-C while an image is unpacked, and while another start unpacks it: the start ends at once, and leaves
+/// nothing.
 pub fn an_interrupted_unpacking_leaves_nothing(stage: &Stage) -> Result<()> {
     let image = image(stage, Stored::Gzip, 16 << 20)?;
     let root = pinned(&image.archive, &image);
@@ -86,7 +86,8 @@ pub fn an_interrupted_unpacking_leaves_nothing(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// `rm -r`, interrupted: asked before each step, it is told to go on so many times, and then no more.
+/// An interrupted `rm -r`: it asks before each step, and is told to go on a given number of times, then no
+/// more.
 pub fn what_a_broken_off_removal_leaves_is_no_image(stage: &Stage) -> Result<()> {
     let image = image(stage, Stored::Gzip, 0)?;
     let root = pinned(&image.archive, &image);
@@ -106,7 +107,7 @@ pub fn what_a_broken_off_removal_leaves_is_no_image(stage: &Stage) -> Result<()>
         ensure!(0 < left && left < all, "the control: {left} of {all} are left");
         Ok(left)
     };
-    // The least that a removal can do, and more than that; of the image, and of the place of all images.
+    // The smallest step of a removal, and more than that; of the image, and of the directory of all images.
     for (removed, more) in [(&*whole, 0), (&*whole, 5), (&*stage.state().join(".images"), 0)] {
         interrupted(removed, more)?;
         let again = run()?.expect_code(0)?;
@@ -114,7 +115,7 @@ pub fn what_a_broken_off_removal_leaves_is_no_image(stage: &Stage) -> Result<()>
         ensure!(names() == all, "{} of {all}", names());
         ensure!(!run()?.expect_code(0)?.err().contains("unpacking"), "it is whole again");
     }
-    // With nothing to unpack from it is told, and what is left stays.
+    // With nothing to unpack from, the start reports that, and the rest of the image stays.
     let left = interrupted(&whole, 0)?;
     std::fs::remove_file(&image.archive)?;
     let said = run()?.expect_code(125)?.err();
@@ -131,7 +132,7 @@ fn remove_interrupted(path: &Path, steps: usize) -> Result<()> {
     rm.arg("-ri").arg(path).stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
     let mut rm = rm.spawn()?;
     let asked = rm.stdin.take().context("its input")?.write_all("y\n".repeat(steps).as_bytes());
-    // It may be done before it has read all.
+    // `rm` may end before it has read all answers.
     asked
         .or_else(|error| if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })?;
     rm.wait()?;

@@ -67,7 +67,7 @@ pub fn image(stage: &Stage, stored: Stored, ballast: usize) -> Result<Image> {
     add("usr/share/second", b"of the second layer")?;
     add("usr/share/.wh.in-root", b"")?;
     if ballast > 0 {
-        // Nothing compresses it: the unpacking takes its time.
+        // Random bytes, which can't be compressed, so that unpacking takes its time.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             state ^= state << 13;

@@ -1,5 +1,5 @@
-//! A host whose mounts are shared, as systemd makes them: what a sandbox mounts, covers or unmounts stays its
-//! own.
+//! A host whose mounts are shared, as systemd makes them: a sandbox's mounts and unmounts don't propagate to
+//! it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -10,7 +10,8 @@ use bed::stage::{PATIENCE, finish, program};
 
 use super::little::tree;
 
-/// In a namespace of its own, whose mounts have peers there: those of the host are out of reach.
+/// Runs in a mount namespace of its own, with peers inside it, so that the real host's mounts are out of
+/// reach.
 const SCENE: &str = r#"
 set -e
 mkdir -p "$TREE/usr" "$TREE/data" "$WORK/keep"

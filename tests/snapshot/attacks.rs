@@ -1,4 +1,4 @@
-//! What a file may try, and what is said of it.
+//! Hostile snapshot files, and the message that each must get.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use crate::forge::{
     Forged, Lies, Member, a_directory, a_file, archive, bomb, compressed, container, entry, record,
 };
 
-/// A file, and what is said of it.
+/// The name of an attack, its file, and a part of the message that it must get.
 type Attack = (&'static str, Vec<u8>, &'static str);
 
 fn members(what: &'static str, workspace: Vec<Member>, said: &'static str) -> Attack {
     (what, Forged::of(workspace).bytes(), said)
 }
 
-/// All of them; `outside` is where they would write.
+/// All attacks; `outside` is the directory where they would write.
 pub fn attacks(outside: &Path) -> Vec<Attack> {
     let outside = outside.display().to_string();
     let link = |name: &str, target: &str| entry(EntryType::Symlink, name, target, "");

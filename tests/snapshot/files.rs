@@ -1,5 +1,5 @@
-//! Files that somebody else has written: what is in them is judged, and nothing is made of what no snapshot
-//! would be.
+//! Files that another program has written: their content is checked, and nothing is restored from a file that
+//! no snapshot would have made.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub fn counts_of_budgets_are_judged_and_nobody_elses(stage: &Stage) -> Result<()
         }
         nothing_came(stage, "forged")?;
     }
-    // A sandbox that has such is told before it is needed.
+    // A sandbox that has such files is warned about when the snapshot is made, before it is needed.
     let name = stage.name();
     sandbox(stage, &name, "true")?;
     stage.write(&format!("state/{name}/budgets.json"), "garbage")?;
@@ -45,7 +45,7 @@ pub fn counts_of_budgets_are_judged_and_nobody_elses(stage: &Stage) -> Result<()
     Ok(())
 }
 
-/// A long name of a program hid the path behind the place where a line was cut.
+/// A program's long name must not push the path beyond the place where a line is cut.
 pub fn approvals_are_shown_whole_and_what_they_open_first(stage: &Stage) -> Result<()> {
     let binary = format!("/usr/bin/{}", "x".repeat(300));
     let path = |n: u64| format!("/{n}/{}\u{1b}[2J", "p".repeat(1000));
@@ -74,7 +74,7 @@ pub fn approvals_are_shown_whole_and_what_they_open_first(stage: &Stage) -> Resu
     Ok(())
 }
 
-/// Empty ones, too: a disk is full of them as of any other.
+/// Empty entries count too: they fill a disk as well.
 pub fn every_entry_counts(stage: &Stage) -> Result<()> {
     let name = stage.name();
     sandbox(stage, &name, "for n in $(seq 600); do : > $n; done")?;
@@ -107,7 +107,7 @@ fn refuses_all(stage: &Stage) -> Result<()> {
         ensure!(done.code() == 125, "{what}: {} {}", done.code(), done.out());
         ensure!(done.err().contains(said), "{what}: {}", done.err());
         ensure!(done.err().lines().count() == 1, "{what}: {}", done.err());
-        // A name is no part of what is checked.
+        // `--check` doesn't check the name.
         ensure!(
             check.code() == 125 || what.contains("name with a dot") || what.contains("as the sandbox's"),
             "{what}: {}",
@@ -119,7 +119,7 @@ fn refuses_all(stage: &Stage) -> Result<()> {
         ensure!(!outside.join("escaped").exists() && !Path::new("/tmp/escaped").exists(), "{what}");
         ensure!(!stage.state().join("escaped").exists() && !stage.dir().join("escaped").exists(), "{what}");
     }
-    // The control: what is forged as it should be is restored, and links that lead out are but links.
+    // The control: a well-formed forged snapshot is restored, and links that lead out are restored as links.
     let links = vec![
         a_directory("d"),
         a_file("d/f", "content"),
@@ -146,7 +146,7 @@ pub fn a_hostile_file_writes_nothing_elsewhere_as_root(stage: &Stage) -> Result<
     refuses_all(stage)
 }
 
-/// Wherever one bit is another, it is noticed: there are no bytes that nobody answers for.
+/// A flipped bit is noticed wherever it is: every byte is covered by a check.
 pub fn every_changed_byte_is_noticed(stage: &Stage) -> Result<()> {
     let name = stage.name();
     sandbox(stage, &name, "printf content > file")?;
@@ -161,7 +161,7 @@ pub fn every_changed_byte_is_noticed(stage: &Stage) -> Result<()> {
         let changed = write(stage, "changed.cofferdam", &bytes)?.display().to_string();
         let check = stage.call(&["restore", "--check", &changed])?;
         if check.code() == 0 {
-            // What the manifest says of the time and the name is nobody's digest.
+            // The time and the name in the manifest aren't covered by any digest.
             let line = whole[..at].iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
             let line = String::from_utf8_lossy(&whole[line..(at + 60).min(whole.len())]).into_owned();
             ensure!(

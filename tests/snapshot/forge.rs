@@ -1,4 +1,4 @@
-//! Snapshots as somebody else would write them: each part of one can be anything.
+//! Forged snapshots: each part of one can be anything.
 
 use std::path::PathBuf;
 
@@ -14,14 +14,14 @@ pub struct Member {
     pub target: Vec<u8>,
     pub content: Vec<u8>,
     pub mode: u32,
-    /// Headers before its own, as kinds and contents; none: the one that a snapshot has there.
+    /// Headers in front of its own, as kinds and contents; `None` for the one that a real snapshot has there.
     pub before: Option<Vec<(EntryType, Vec<u8>)>>,
-    /// The name in its own header; none: the one that a snapshot has there.
+    /// The name in its own header; `None` for the one that a real snapshot has there.
     pub plain_name: Option<&'static str>,
 }
 
 impl Member {
-    /// Its extended header as it should be.
+    /// Its extended header, as in a real snapshot.
     pub fn extended(&self) -> (EntryType, Vec<u8>) {
         let mut records = record("path", &self.name);
         if !self.target.is_empty() {
@@ -59,7 +59,7 @@ pub fn a_directory(name: &str) -> Member {
     Member { mode: 0o755, ..entry(EntryType::Directory, name, "", "") }
 }
 
-/// What its manifest says of an archive, where it doesn't say the truth.
+/// False statements of the manifest about an archive; `None` states the truth.
 #[derive(Default, Clone)]
 pub struct Lies {
     pub entries: Option<u64>,
@@ -68,7 +68,7 @@ pub struct Lies {
     pub digest: Option<String>,
 }
 
-/// A tar archive of these.
+/// A tar archive of these members.
 pub fn archive(members: &[Member]) -> Vec<u8> {
     let mut all = Vec::new();
     let mut put = |header: [u8; 512], content: &[u8]| {
@@ -100,7 +100,7 @@ fn header(kind: EntryType, name: &str, mode: u32, size: u64) -> [u8; 512] {
     *header.as_bytes()
 }
 
-/// An archive of a file of so many zeros, compressed.
+/// A compressed archive of a file of `size` zeros.
 pub fn bomb(size: u64) -> Vec<u8> {
     let (_, records) = a_file("f", "").extended();
     let mut begin =
@@ -119,12 +119,12 @@ pub fn compressed(plain: &[u8]) -> Vec<u8> {
     gzip.finish().unwrap()
 }
 
-/// A whole file.
+/// A whole snapshot file.
 pub struct Forged {
     pub state: Vec<Member>,
     pub workspace: Vec<Member>,
     pub lies: Lies,
-    /// Instead of the workspace's compressed archive.
+    /// Bytes that replace the workspace's compressed archive.
     pub stored: Option<Vec<u8>>,
 }
 
@@ -148,7 +148,7 @@ impl Forged {
     }
 }
 
-/// As `snapshot` frames its members.
+/// Frames members as `snapshot` does.
 pub fn container<'a>(members: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Vec<u8> {
     let mut all = Vec::new();
     for (name, content) in members {
@@ -178,7 +178,7 @@ fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes one for `restore`.
+/// Writes a snapshot file for `restore`.
 pub fn write(stage: &Stage, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     stage.write(name, bytes)
 }

@@ -1,5 +1,5 @@
-//! A hostile workspace: files that are exchanged while they are read, that are not the agent's, or where no
-//! snapshot may lie.
+//! A hostile workspace: files that are swapped while they are read, files that aren't the agent's, and
+//! workspaces in which the snapshot itself must not lie.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,9 +13,9 @@ use crate::{file, nothing_came, own, sandbox};
 
 const SECRET: &str = "the-operators-own-secret";
 
-/// The secret may be read by whoever makes the snapshot, and never by way of the workspace.
+/// The user who makes the snapshot may read the secret, but must never do so by way of the workspace.
 pub fn links_lead_nowhere_while_they_are_exchanged(stage: &Stage) -> Result<()> {
-    /// Snapshots, beside which names are exchanged all the time.
+    /// Number of snapshots, while names are swapped all the time.
     const ROUNDS: usize = 12;
     let (name, workspace) = (stage.name(), stage.workspace());
     let secrets = stage.dir().join("secrets");
@@ -66,7 +66,7 @@ pub fn links_lead_nowhere_while_they_are_exchanged(stage: &Stage) -> Result<()> 
     Ok(())
 }
 
-/// Who makes the snapshot may read all; who reads the workspace for it is the sandbox's user.
+/// Root, who makes the snapshot, may read everything; but the workspace is read as the sandbox's user.
 pub fn roots_own_files_are_not_read_for_the_agent(stage: &Stage) -> Result<()> {
     let (name, second) = (stage.name(), format!("{}-b", stage.name()));
     sandbox(stage, &name, "mkdir d; printf mine > d/mine; chmod 000 d/mine d")?;
@@ -89,8 +89,8 @@ pub fn roots_own_files_are_not_read_for_the_agent(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What a start makes the agent's own by an id-mapped mount, and `onboard` makes: nobody else may look into
-/// it.
+/// A named workspace, which a start shows as the agent's own by an id-mapped mount, and which `onboard` makes
+/// with no access for other users.
 pub fn a_named_workspace_is_read_as_its_owner(stage: &Stage) -> Result<()> {
     const SOMEBODY: u32 = 23_456;
     for (owner, group) in [(0, 0), (SOMEBODY, SOMEBODY), (0, SOMEBODY)] {
@@ -103,13 +103,13 @@ pub fn a_named_workspace_is_read_as_its_owner(stage: &Stage) -> Result<()> {
         let work = "umask 077; printf mine > mine; mkdir d; printf in > d/in; chmod 744 d; mkdir shut; printf s > shut/s; chmod 0 shut";
         stage.run(&["--name", &name, "--workspace", &named], &["sh", "-c", work])?.expect_code(0)?;
         ensure!(std::fs::metadata(workspace.join("mine"))?.uid() == owner, "the control: an id-mapped mount");
-        // Somebody else's in there is not the agent's to read.
+        // The agent may not read another user's file in there.
         let (theirs, not) = (workspace.join("theirs"), if owner == 0 { SOMEBODY + 1 } else { 0 });
         std::fs::write(&theirs, SECRET)?;
         std::fs::set_permissions(&theirs, Permissions::from_mode(0o640))?;
         std::os::unix::fs::chown(&theirs, Some(not), Some(not))?;
         let (_, text) = file(stage, &format!("{owner}-{group}.cofferdam"));
-        // By a root that is in root's group, as one that logs in is.
+        // The command runs as a root that has root's group, as after a login.
         let mut command = stage.command(&crate::common::program("setpriv")?);
         command.args(["--groups", "0"]).arg(stage.binary()).env("COFFERDAM_STATE", stage.state());
         command.args(["snapshot", &name, &text, "--workspace", &named]);
@@ -125,7 +125,7 @@ pub fn a_named_workspace_is_read_as_its_owner(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// One that may be listed and not entered refused the whole.
+/// A directory that may be listed but not entered must not make the whole snapshot fail.
 pub fn what_may_not_be_looked_into_is_counted(stage: &Stage) -> Result<()> {
     let (name, second) = (stage.name(), format!("{}-b", stage.name()));
     sandbox(stage, &name, "printf kept > kept; mkdir d; printf in > d/in; chmod 744 d")?;
@@ -145,7 +145,7 @@ pub fn what_may_not_be_looked_into_is_counted(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// It has more in it than they may see, and would be theirs to change.
+/// A snapshot holds more than agents may see, and agents could change it there.
 pub fn a_snapshot_lies_where_no_agent_writes(stage: &Stage) -> Result<()> {
     let (name, workspace) = (stage.name(), stage.workspace());
     let named = workspace.display().to_string();
@@ -158,7 +158,7 @@ pub fn a_snapshot_lies_where_no_agent_writes(stage: &Stage) -> Result<()> {
         Ok(())
     };
     refused(&["snapshot", &name, &below, "--workspace", &named])?;
-    // Also where it is not the one that is taken in: agents wrote there once.
+    // Also in a workspace other than the one that the snapshot is of: agents wrote there once.
     refused(&["snapshot", &name, &below])?;
     let mut here = stage.cofferdam(["snapshot", &name, "--workspace", "."]);
     here.current_dir(&workspace);
@@ -167,7 +167,7 @@ pub fn a_snapshot_lies_where_no_agent_writes(stage: &Stage) -> Result<()> {
     let other = format!("{name}-own");
     sandbox(stage, &other, "true")?;
     refused(&["snapshot", &other, &own(stage, &other).join("one").display().to_string()])?;
-    // A directory that no agent of it had before, but is named now.
+    // A directory that no agent of the sandbox had before, but that is named now.
     let third = stage.dir().join("third");
     std::fs::create_dir(&third)?;
     refused(&[
@@ -181,7 +181,7 @@ pub fn a_snapshot_lies_where_no_agent_writes(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// All sandboxes' records would be in it, as an agent's files.
+/// The snapshot would hold all sandboxes' records, as an agent's files.
 pub fn a_directory_with_state_in_it_is_no_workspace(stage: &Stage) -> Result<()> {
     let name = stage.name();
     sandbox(stage, &name, "true")?;
@@ -198,7 +198,8 @@ pub fn a_directory_with_state_in_it_is_no_workspace(stage: &Stage) -> Result<()>
     Ok(())
 }
 
-/// Deeper than a path is long, with directories that nobody may enter; and what is another user's.
+/// The rests are deeper than any path may be long, have directories that nobody may enter, or belong to
+/// another user.
 pub fn what_an_earlier_restore_left_refuses_no_later_one(stage: &Stage) -> Result<()> {
     use nix::fcntl::{OFlag, openat};
     use nix::sys::stat::{Mode, fchmod, mkdirat};
@@ -225,7 +226,7 @@ pub fn what_an_earlier_restore_left_refuses_no_later_one(stage: &Stage) -> Resul
         fchmod(dir, Mode::empty())?;
     }
     drop(way);
-    // Root's, with something in it: the operator can't.
+    // A non-empty directory of root's, which the operator can't remove.
     let roots = restoring.join(&second);
     std::fs::create_dir(&roots)?;
     std::fs::write(roots.join("file"), "x")?;
@@ -236,7 +237,7 @@ pub fn what_an_earlier_restore_left_refuses_no_later_one(stage: &Stage) -> Resul
     let there = std::fs::read_dir(&restoring)?.count();
     ensure!(there == 2, "the lock, and what can't go: {there}");
     std::fs::remove_dir_all(&roots)?;
-    // The lock is nobody's name.
+    // A sandbox may be called `lock`, like the lock file.
     stage.call(&["restore", &text, "--name", "lock"])?.expect_code(0)?;
     ensure!(std::fs::read(own(stage, "lock").join("file"))? == b"x");
     nothing_came(stage, "none")

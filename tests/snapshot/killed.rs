@@ -1,5 +1,5 @@
-//! Killed in the middle, or asked to end there: nothing that anybody uses is left, and the next clears away
-//! the rest.
+//! A snapshot or restore that is killed, or asked to end, in the middle leaves nothing that could be taken
+//! for a result, and the next one clears away the rest.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::tree::tree;
 use crate::{file, nothing_came, own, sandbox};
 
-/// What takes long enough to be met in the middle.
+/// A workspace that takes long enough to be interrupted in the middle.
 const MUCH: &str =
     "for n in $(seq 40); do mkdir d$n; head -c 1000000 /dev/urandom > d$n/noise; chmod 500 d$n; done";
 
@@ -22,10 +22,10 @@ fn much(stage: &Stage) -> Result<(String, String)> {
     Ok((name, text))
 }
 
-/// Rounds in which it may be through before what ends it comes, on a machine that looks away meanwhile.
+/// Most rounds: on a busy machine a command may be done before the signal comes.
 const ROUNDS: usize = 20;
 
-/// Rounds until one ends it in the middle; gives that one's number.
+/// Runs rounds until one interrupts the command in the middle, and returns that round's number.
 fn met(round: impl Fn(usize) -> Result<bool>) -> Result<usize> {
     for number in 0..ROUNDS {
         if round(number)? {
@@ -35,8 +35,8 @@ fn met(round: impl Fn(usize) -> Result<bool>) -> Result<usize> {
     bail!("not once met in the middle")
 }
 
-/// Ends it once some of it is there, which it must end of, with this code; false where it was through before
-/// that came.
+/// Starts the command, and ends it once `begun` says that it is in the middle; it must then end with `code`.
+/// Returns false if it was done before the signal came.
 fn in_the_middle(
     stage: &Stage,
     args: &[&str],
@@ -59,7 +59,7 @@ fn is_through(pid: i32) -> bool {
     stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
 }
 
-/// Whether it has bytes in a file that it writes into this directory, be that one without a name (open(2),
+/// Whether the process has written bytes to a file in this directory, even to an unnamed one (open(2),
 /// O_TMPFILE).
 fn writes_into(dir: &Path, pid: i32) -> bool {
     let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
@@ -94,7 +94,8 @@ pub fn a_killed_snapshot_leaves_no_file(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Restores of it, each of another name, until one ends in the middle; gives that one's name.
+/// Restores the snapshot under ever new names until one restore is interrupted in the middle, and returns
+/// that name.
 fn half_restored(
     stage: &Stage,
     (name, text): (&str, &str),
@@ -122,7 +123,7 @@ pub fn a_killed_restore_leaves_nothing_that_is_used(stage: &Stage) -> Result<()>
     ensure!(!stage.state().join(&second).exists(), "half a sandbox is there");
     ensure!(stage.json(&["ps", "--json"])?.as_array().is_some_and(Vec::is_empty));
     stage.run(&["--name", "other"], &["true"])?.expect_code(0)?;
-    // Of another name: what is left goes all the same.
+    // A restore under another name clears away the rest all the same.
     let third = format!("{name}-c");
     stage.call(&["restore", &text, "--name", &third])?.expect_code(0)?;
     nothing_came(stage, &second)?;

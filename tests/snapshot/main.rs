@@ -1,5 +1,5 @@
-//! `cofferdam snapshot` and `cofferdam restore`: what a sandbox leaves between runs, in one file and back,
-//! against a hostile workspace and hostile files.
+//! `cofferdam snapshot` and `cofferdam restore`: put what a sandbox keeps between runs into one file and
+//! back, safely even for hostile workspaces and hostile files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// A stopped sandbox whose agent has done this in its own workspace.
+/// Makes a stopped sandbox whose agent has run this script in its own workspace.
 fn sandbox(stage: &Stage, name: &str, script: &str) -> Result<()> {
     stage.run(&["--name", name], &["sh", "-c", script])?.expect_code(0)?;
     Ok(())
@@ -78,7 +78,7 @@ fn file(stage: &Stage, name: &str) -> (PathBuf, String) {
     (path, text)
 }
 
-/// Nothing that a restore made is there.
+/// Checks that a restore has left nothing.
 fn nothing_came(stage: &Stage, name: &str) -> Result<()> {
     ensure!(!stage.state().join(name).exists(), "{name} is there");
     let left: Vec<_> = std::fs::read_dir(stage.state().join(".restoring"))

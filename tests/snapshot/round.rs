@@ -1,5 +1,4 @@
-//! Once there and back: the tree, the approvals, the record, and what is refused without anybody being
-//! hostile.
+//! A full round trip: the tree, the approvals, the record, and what is refused even if nobody is hostile.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -36,7 +35,7 @@ d=deep; for i in $(seq 100); do d=$d/d; done; mkdir -p $d; printf deep > $d/file
 pub fn a_round_trip_gives_the_same_tree(stage: &Stage) -> Result<()> {
     let (name, second) = (stage.name(), format!("{}-b", stage.name()));
     sandbox(stage, &name, WORK)?;
-    // Nobody inside can; a snapshot must not bring it either way.
+    // Set-id bits, which no process inside can set; a snapshot must not carry them in either direction.
     let run = own(stage, &name).join("run");
     std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o6755))?;
     let before = tree(&own(stage, &name))?;
@@ -64,7 +63,7 @@ pub fn a_round_trip_gives_the_same_tree(stage: &Stage) -> Result<()> {
         |name: &str| Ok::<u64, std::io::Error>(std::fs::metadata(own(stage, &second).join(name))?.ino());
     ensure!(inode("second")? == inode("project/src/main")?, "two names of one file");
     ensure!(std::fs::metadata(own(stage, &second).join("sparse"))?.blocks() < 1000, "holes are holes again");
-    // Its agent has them, as its own.
+    // The restored sandbox's agent has the files as its own.
     let read = "cat project/src/main shut/inner; chmod 700 shut && cat shut/inner; printf new > project/src/main && cat second";
     let told = stage.run(&["--name", &second], &["sh", "-c", read])?.expect_code(0)?.out();
     ensure!(told == "hello\nsnew", "{told:?}");
@@ -94,13 +93,14 @@ pub fn what_has_no_place_in_a_file_is_left_out_aloud(stage: &Stage) -> Result<()
     }
     let after = tree(&own(stage, &second))?;
     ensure!(after.len() == 129 && after.contains_key(std::ffi::OsStr::new("kept")), "{}", after.len());
-    // Too deep for whoever clears away after the tests.
+    // Too deep for the code that cleans up after the tests.
     let removed = stage.command("rm").arg("-rf").arg(own(stage, &name).join("dddd")).status()?;
     ensure!(removed.success());
     Ok(())
 }
 
-/// Deeper than any path may be long, as an agent makes it that enters each before it makes the next.
+/// Makes directories deeper than any path may be long, as an agent can that enters each before it makes the
+/// next.
 fn deep(workspace: &Path) -> Result<()> {
     use nix::fcntl::{OFlag, openat};
     use nix::sys::stat::{Mode, mkdirat};
@@ -177,7 +177,7 @@ pub fn the_record_of_before_is_put_aside_and_counts_go_on(stage: &Stage) -> Resu
     let mut there: Vec<String> =
         std::fs::read_dir(&dir)?.flatten().map(|entry| entry.file_name().to_string_lossy().into()).collect();
     there.sort();
-    // As root there may be a file more, of its user ids.
+    // In rooted mode there may be one more file, with the sandbox's user ids.
     there.retain(|name| name != "ids");
     ensure!(there == ["budgets.json", "earlier", "lock", "places", "workspace"], "{there:?}");
     ensure!(common::files_below(&dir).iter().all(|path| !path.display().to_string().contains("secret")));
@@ -187,7 +187,7 @@ pub fn the_record_of_before_is_put_aside_and_counts_go_on(stage: &Stage) -> Resu
     ensure!(std::fs::read_to_string(dir.join("earlier/audit.jsonl"))?.lines().count() == first.len());
     let log = std::fs::read_to_string(dir.join("earlier/logs/sh.log"))?;
     ensure!(log.contains("said by the first"), "{log}");
-    // Its own log is a new one, from the first record on.
+    // The restored sandbox has a new log of its own, from the first record on.
     sandbox(stage, &second, "echo said by the second")?;
     let own = common::audit(stage, &second)?;
     ensure!(own.first().is_some_and(|record| record["seq"] == 1), "{own:?}");
@@ -219,7 +219,7 @@ pub fn a_workspace_elsewhere_is_taken_in_where_it_is_named(stage: &Stage) -> Res
     Ok(())
 }
 
-/// And back: no user's number is in a file.
+/// A snapshot of root's can be restored by an ordinary user, and the other way round: no uid is in the file.
 pub fn a_file_of_roots_is_an_ordinary_users_sandbox_too(stage: &Stage) -> Result<()> {
     const SOMEBODY: u32 = 23_456;
     let (name, back) = (stage.name(), format!("{}-b", stage.name()));

@@ -1,4 +1,4 @@
-//! A directory tree as it can be compared: every name with what there is to know of it.
+//! A directory tree in a form that can be compared: every name with its metadata and content.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,16 +11,16 @@ use anyhow::Result;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entry {
     pub kind: &'static str,
-    /// Nine bits; none of a link.
+    /// The nine permission bits; 0 for a link.
     pub mode: u32,
     pub modified: (i64, i64),
     /// Bytes of a file, target of a link.
     pub content: Vec<u8>,
-    /// How many names it has, of a file.
+    /// The number of hard links, for a file.
     pub names: u64,
 }
 
-/// Everything below, by its path; what is no directory, file or link is none.
+/// Everything below `root`, by its path; only directories, files and links.
 pub fn tree(root: &Path) -> Result<BTreeMap<OsString, Entry>> {
     let mut all = BTreeMap::new();
     let mut way = vec![root.to_owned()];

@@ -74,8 +74,8 @@ impl Term {
         self.console.type_in(keys)
     }
 
-    /// Has the question chosen whose row holds `row`, and gives it the answer of this key, once what is asked
-    /// to be confirmed is that.
+    /// Selects the question whose row holds `row`, and gives the answer of this key, once the confirmation
+    /// shows the right title and path.
     fn answer(&mut self, key: &str, title: &str, row: &str, path: &str) -> Result<()> {
         self.see(&[row])?;
         self.press(HOME)?;
@@ -99,14 +99,14 @@ impl Term {
         anyhow::bail!("no question with {path}: it shows\n{}", self.screen()?.text())
     }
 
-    /// Waits for the end; its code, 128 and a signal's number for that.
+    /// Waits for the end, and returns the exit code, or 128 plus the signal's number.
     fn end(&mut self) -> Result<i32> {
         use std::os::unix::process::ExitStatusExt as _;
         let status = self.console.end()?;
         Ok(status.code().or_else(|| status.signal().map(|n| 1000 + n)).unwrap_or(-1))
     }
 
-    /// Nothing of it is left on the terminal.
+    /// Checks that the terminal is restored.
     fn ensure_given_back(&self) -> Result<()> {
         poll("the terminal to be as before", PATIENCE, || {
             let screen = self.screen().ok()?;
@@ -127,7 +127,7 @@ fn leave_out_without_it() -> Result<()> {
     Ok(())
 }
 
-/// A sandbox in which what no entry names is asked about.
+/// A sandbox in which requests that no entry names are asked about.
 fn asking<'a>(stage: &'a Stage<'a>, script: &str) -> Result<Sandbox<'a>> {
     let file = stage.write("c.yaml", "approvals: { unlisted: ask, hold: 100s }\n")?.display().to_string();
     let policy = common::policy_file(stage, "")?;
@@ -160,19 +160,19 @@ fn it_shows_a_sandbox_and_answers_for_it_by_keys(stage: &Stage) -> Result<()> {
     ensure!(arrived() == 0, "nothing before the word");
     term.press("a")?;
     term.see(&["approve once?", &format!("/{mark}/a"), "y yes", "api.bed.test", "/curl"])?;
-    // No word yet: that is another key.
+    // No answer yet: `n` doesn't confirm.
     term.press("n")?;
     term.see(&["nothing was answered"])?;
     ensure!(arrived() == 0, "nothing before the yes");
-    // Nor is what is pasted one; nor a key with another held.
+    // Nor does pasted text, or a key with a modifier.
     term.press("\x1b[200~ay\x1b[201~\x1ba\x1by?")?;
     term.see(&["Shift-Tab", "Esc close"])?;
     term.press("\x1b")?;
-    // What follows an Esc at once would belong to it.
+    // A key that follows an Esc at once would be taken for a part of its sequence.
     poll("the keys to be closed", PATIENCE, || {
         (!term.screen().ok()?.text().contains("Shift-Tab")).then_some(())
     })?;
-    // Nor one that was typed before there was anything to read.
+    // Nor does a key that was typed before the question was shown.
     term.press("ay")?;
     term.see(&["approve once?", "read it to its end first"])?;
     term.press("n")?;
@@ -183,14 +183,14 @@ fn it_shows_a_sandbox_and_answers_for_it_by_keys(stage: &Stage) -> Result<()> {
     term.answer("d", "deny?", &asked("b"), &format!("/{mark}/b"))?;
     sandbox.heart().wait_for("b 403", PATIENCE)?;
     ensure!(arrived() == 1);
-    // For the run: the second goes on without a word.
+    // Approved for the run: the second request goes through without a question.
     term.answer("r", "approve until the sandbox ends?", &asked("c"), &format!("/{mark}/c"))?;
     sandbox.heart().wait_for("c 200\nc 200", PATIENCE)?;
     let shown = stage.call(&["policy", "show", &sandbox.name])?.expect_code(0)?.out();
     ensure!(shown.contains("approved-"), "{shown}");
     term.see(&["approved (run)"])?;
     term.answer("x", "revoke?", &asked("c"), &format!("/{mark}/c"))?;
-    // Not the words of what is confirmed, which say so, too.
+    // Not the words of the confirmation, which are similar.
     poll("that it was taken back", PATIENCE, || {
         let text = term.screen().ok()?.text();
         (!text.contains("y yes") && text.contains("taken back: ")).then_some(())
@@ -204,7 +204,7 @@ fn it_shows_a_sandbox_and_answers_for_it_by_keys(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A program with a name of escape sequences; and what it asks for is approved as any other.
+/// A program whose name holds escape sequences; its request is approved like any other.
 fn what_an_agent_wrote_does_nothing_to_the_terminal(stage: &Stage) -> Result<()> {
     leave_out_without_it()?;
     let (curl, mark) = (program("curl")?, stage.marker());
@@ -221,7 +221,7 @@ fn what_an_agent_wrote_does_nothing_to_the_terminal(stage: &Stage) -> Result<()>
     term.press("y")?;
     sandbox.heart().wait_for("a 200", PATIENCE)?;
     term.see(&["allowed"])?;
-    // Every byte was one of the sequences that the UI itself has use for, or `Screen` would have said so.
+    // All output consists of sequences that the UI itself uses, or `Screen` would have failed.
     ensure!(!term.console.screen().contains("\x1b]"), "{:?}", term.console.screen());
     term.press("\x03")?;
     ensure!(term.end()? == 0);
@@ -258,7 +258,7 @@ fn it_waits_for_a_supervisor_and_says_when_the_sandbox_has_ended(stage: &Stage) 
     term.see(&["restarted"])?;
     let supervisor = sandbox.status()?["supervisor_pid"].as_i64().context("a supervisor")?;
     kill(Pid::from_raw(i32::try_from(supervisor)?), Signal::SIGKILL)?;
-    // Among all that was written: it may be back by the time that anybody looks.
+    // Search everything that was written: the connection may be back by the time of the check.
     poll("that it is away", PATIENCE, || term.console.screen().contains("DISCONNECTED").then_some(()))?;
     term.see(&["running", "reconnected", "├── proxy"])?;
     ensure!(!term.screen()?.text().contains("DISCONNECTED"));
@@ -301,7 +301,7 @@ fn a_shell_has_the_terminal_while_it_is_stopped(stage: &Stage) -> Result<()> {
         .with_context(|| format!("{:?}", term.console.screen()))?;
     term.end()?;
     term.ensure_given_back()?;
-    // The terminal's first process has no shell that could have it go on: it doesn't stop.
+    // The terminal's session leader has no shell that could continue it, so it doesn't stop.
     let mut term = Term::start(stage, &[&sandbox.name.clone()])?;
     term.see(&["├── proxy"])?;
     term.press("\x1a")?;
@@ -329,7 +329,7 @@ fn one_of_several_is_chosen_and_the_window_may_change(stage: &Stage) -> Result<(
     for size in [(10, 30), (50, 160), (2, 1), (24, 80)] {
         term.console.resize(size)?;
         term.size = size;
-        // What was written before was for another size: the last time that all was drawn counts.
+        // Earlier output was for another size: only the last full redraw counts.
         poll("a screen of that size", PATIENCE, || {
             let written = term.console.screen();
             let last = written.rfind("\x1b[2J")?;

@@ -1,5 +1,5 @@
-//! What a terminal shows that was written these bytes: as much of one as `term` uses, and a fault for
-//! everything else.
+//! What a terminal shows after these bytes were written: knows only the sequences that `term` uses, and fails
+//! on all others.
 
 use anyhow::{Result, bail};
 
@@ -7,13 +7,13 @@ use anyhow::{Result, bail};
 pub struct Screen {
     cells: Vec<Vec<char>>,
     at: (usize, usize),
-    /// Whether it is the other screen, that programs have.
+    /// Whether the alternate screen is shown.
     pub is_other: bool,
     pub cursor_shown: bool,
 }
 
 impl Screen {
-    /// Reads all that was written to one of this size.
+    /// Interprets all that was written to a terminal of this size.
     pub fn of(written: &str, (rows, columns): (u16, u16)) -> Result<Self> {
         let cells = vec![vec![' '; columns.into()]; rows.into()];
         let mut screen = Self { cells, at: (0, 0), is_other: false, cursor_shown: true };

@@ -1,4 +1,4 @@
-//! What a case is: bytes on one of the roads, and what must come of them. Judging is in `main`.
+//! A case: bytes on one of the roads, and the expected result. `main` judges the results.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// Where the explicit proxy listens inside.
 pub const PROXY: (&str, u16) = ("127.0.0.1", 3128);
 
-/// How a request travels. What is refused on one road must be refused on each.
+/// How a request travels. A request that is refused on one road must be refused on every road.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Road {
     /// Absolute form to the explicit proxy.
@@ -53,16 +53,17 @@ impl Road {
     }
 }
 
-/// What must come of a case. In all of them no request for `/secret/…` may arrive.
+/// The expected result of a case. In every case, no request for `/secret/…` may arrive.
 #[derive(Debug, Clone)]
 pub enum Expect {
-    /// One of these statuses, and not a byte of it arrives.
+    /// The answer has one of these statuses, and not a byte of the request arrives.
     Refused(&'static [u16]),
-    /// The connection ends without success, and not a byte of it arrives.
+    /// The connection ends without success, and not a byte of the request arrives.
     Silent,
-    /// Its beginning may arrive, since that was well-formed and allowed; what came after the fault doesn't.
+    /// The beginning may arrive, since it was well-formed and allowed; what came after the fault doesn't.
     Cut,
-    /// It arrives, with these bytes in it and without those, in as many streams of bytes as it has answers.
+    /// The request arrives, with the bytes `has` and without `hasnt`, in as many byte streams as the case has
+    /// answers.
     Arrives {
         /// What the server must have been sent.
         has: Vec<String>,
@@ -125,13 +126,13 @@ impl Case {
         Self { name: name.to_owned(), dial: proxy(), steps, answers, expect }
     }
 
-    /// It waits for this many answers.
+    /// Makes the case wait for this many answers.
     pub fn answers(mut self, answers: usize) -> Self {
         self.answers = answers;
         self
     }
 
-    /// With its own word in place of `{M}`, as `client.py` reads it.
+    /// The case as a line for `client.py`, with its own word in place of `{M}`.
     pub fn line(&self, word: &str) -> Value {
         let encoded = |bytes: &[u8]| STANDARD.encode(fill(bytes, "{M}", word));
         let steps: Vec<Value> = self
@@ -182,17 +183,17 @@ pub fn post(fields: &str, body: &str) -> String {
     format!("POST {{U}}/ok/{{M}} HTTP/1.1\r\nHost: {{H}}\r\n{fields}\r\n\r\n{body}")
 }
 
-/// What a smuggler wants to arrive.
+/// The request that an attack tries to smuggle.
 pub fn smuggled() -> String {
     get("/secret/{M}", "")
 }
 
-/// It arrives with this.
+/// The request arrives with these texts in it.
 pub fn arrives(has: &[&str]) -> Expect {
     Expect::Arrives { has: has.iter().map(|s| (*s).to_owned()).collect(), hasnt: Vec::new() }
 }
 
-/// It arrives with this and without that.
+/// The request arrives with some texts in it and without others.
 pub fn arrives_without(has: &[&str], hasnt: &[&str]) -> Expect {
     Expect::Arrives {
         has: has.iter().map(|s| (*s).to_owned()).collect(),
@@ -204,5 +205,5 @@ pub fn arrives_without(has: &[&str], hasnt: &[&str]) -> Expect {
 pub const BAD: Expect = Expect::Refused(&[400]);
 /// It is refused by policy.
 pub const DENIED: Expect = Expect::Refused(&[403]);
-/// Either: what comes first says which.
+/// Either status, depending on which check comes first.
 pub const BAD_OR_DENIED: Expect = Expect::Refused(&[400, 403]);

@@ -1,4 +1,5 @@
-//! HTTP/2 from the agent, HTTP/1.1 to the server: what can be said in frames and must never become lines.
+//! HTTP/2 from the agent, HTTP/1.1 to the server: what can be put into frames and must never become lines of
+//! HTTP/1.1.
 
 use bed::raw::{HOST, PLAIN_PORT, TLS_PORT};
 
@@ -26,7 +27,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A field as RFC 7541 section 6.2.3 has it: a literal never indexed, no Huffman code.
+/// Encodes a field as a literal never indexed (RFC 7541 section 6.2.3), without Huffman coding.
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let mut out = vec![0x10];
     for text in [name, value] {

@@ -1,9 +1,9 @@
 //! Raw bytes from a hostile agent that may speak with one host: what the policy refuses never arrives there,
-//! whatever it is wrapped in. The server records every byte and judges none (`bed::raw`).
+//! however it is wrapped. The server records every byte and checks none (`bed::raw`).
 //!
 //! Cases are data: `messages`, `paths`, `tunnels` and `h2` list them; `client.py` speaks them inside one
-//! sandbox. Each has a word of its own, so what arrived is told apart; controls that must arrive stand
-//! between the attacks.
+//! sandbox. Each case has a word of its own, by which what arrived is recognised; controls that must arrive
+//! stand between the attacks.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 #![allow(clippy::indexing_slicing, reason = "a test fails by panic")]
@@ -168,7 +168,7 @@ fn judge(stage: &Stage, case: &Case, word: &str, told: Option<&Told>) -> Result<
         told.end
     );
     ensure!(told.end != "patience", "it did not end: {shown}");
-    // Of no case may this arrive, as a request's line.
+    // None of these may arrive as a request line, in any case.
     let secret = ["GET", "POST", "get"].map(|method| format!("{method} /secret/"));
     ensure!(
         !text.iter().any(|t| secret.iter().any(|s| t.contains(s))),

@@ -26,7 +26,7 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-/// Fields that name another resource: what the request may not do there itself.
+/// Header fields that name a second resource to which the request itself would be refused.
 fn seconds() -> Vec<(&'static str, Expect)> {
     vec![
         ("Destination: /secret/x", DENIED),

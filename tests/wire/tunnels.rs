@@ -1,4 +1,4 @@
-//! CONNECT: whose name is it, what goes in, and what comes of names that disagree.
+//! CONNECT: its targets, its heads, the contents of tunnels, and names that disagree.
 
 use bed::raw::{HOST, PLAIN_PORT, TLS_PORT};
 
@@ -138,7 +138,7 @@ fn disagreements() -> Vec<Case> {
     ]
 }
 
-/// What isn't HTTP where requests are judged.
+/// Contents that aren't HTTP where requests are judged.
 fn contents() -> Vec<Case> {
     let hello: &[u8] = b"\x16\x03\x01\x00\x2a\x01\x00\x00\x26\x03\x03";
     let mut all = Vec::new();
@@ -153,7 +153,7 @@ fn contents() -> Vec<Case> {
             ("an alert", b"\x15\x03\x03\x00\x02\x02\x28\r\n\r\n".to_vec()),
             ("an old hello", b"\x80\x2e\x01\x00\x02{M}................................\r\n\r\n".to_vec()),
             ("a broken HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec()),
-            // Behind a whole preface stands a frame that is none.
+            // A whole HTTP/2 preface, followed by an invalid frame.
             ("no HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{M}............................".to_vec()),
         ] {
             let steps = [connect(&authority), vec![Step::Send(bytes)]].concat();
@@ -163,7 +163,7 @@ fn contents() -> Vec<Case> {
     all
 }
 
-/// What never ends is ended.
+/// Endless input is cut off.
 fn endless() -> Vec<Case> {
     let authority = format!("{HOST}:{PLAIN_PORT}");
     let field = Step::Many(format!("X: {}\r\n", "y".repeat(1000)).into_bytes(), 20_000);

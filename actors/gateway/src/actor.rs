@@ -1,8 +1,8 @@
-//! The gateway's actor: publishes routes, sweeps connections, answers for its health. The only file that
-//! names ractor.
+//! The gateway's actor: publishes routes, sweeps connections, reports the providers' health. The only file
+//! that uses ractor.
 //!
-//! Its state is all in [`Gateway`], which lives above it: a restarted actor goes on with the table in force,
-//! the kept connections and the streams under way. No request waits for it.
+//! All its state is in [`Gateway`], which is owned above the actor: a restarted actor goes on with the table
+//! in force, the kept connections and the streams under way. No request waits for the actor.
 
 use std::time::Duration;
 
@@ -13,35 +13,38 @@ use crate::{
     config::{Faults, Inference},
 };
 
-/// How often kept connections are looked through.
+/// Interval at which kept connections are checked.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
-/// What the gateway's actor can be told.
+/// A message to the gateway's actor.
 #[derive(Debug)]
 pub enum Msg {
-    /// Put a new section in force. Down: the caller waits with its deadline; the table in force stays.
+    /// Put a new section in force. While the actor is down, the caller waits within its deadline; the table
+    /// in force stays.
     Publish {
         /// The section, boxed to keep the message small.
         inference: Box<Inference>,
         /// All faults, if any.
         reply: RpcReplyPort<Result<(), Faults>>,
     },
-    /// Every provider with its health. Down: the caller waits with its deadline.
+    /// Report every provider with its health. While the actor is down, the caller waits within its deadline.
     Status {
         /// The answer.
         reply: RpcReplyPort<Vec<ProviderStatus>>,
     },
-    /// Close kept connections that are too old. Down: dropped; the next one comes soon.
+    /// Close kept connections that are too old. While the actor is down, the message is dropped; the next one
+    /// comes soon.
     Sweep,
-    /// Panic in the handler. Sent only when fault injection was enabled at the start. Down: dropped.
+    /// Panic in the handler. Sent only when fault injection was enabled at the start. While the actor is
+    /// down, the message is dropped.
     InjectPanic,
 }
 
-/// See the module.
+/// The gateway's actor; see the module.
 #[derive(Debug, Default)]
 pub struct GatewayActor;
 
-/// Ends the timer with the actor.
+/// The task that sends [`Msg::Sweep`]; it is aborted with the actor.
 pub struct Timer(tokio::task::JoinHandle<()>);
 
 impl Drop for Timer {
@@ -91,7 +94,7 @@ impl Actor for GatewayActor {
                         tracing::warn!(%faults, "inference routes not published; those in force stay")
                     }
                 }
-                // A caller that gave up is no fault of ours.
+                // The caller may have given up.
                 let _ = reply.send(published);
             }
             Msg::Status { reply } => {

@@ -1,7 +1,7 @@
-//! A provider's answer made the agent's: its head judged and cut down, its error scrubbed, its body searched
-//! for the key as it passes.
+//! Turns a provider's answer into the agent's: checks and filters its head, scrubs its error, searches its
+//! body for the key as it passes.
 //!
-//! Never here: whether another provider is asked instead.
+//! Whether another provider is asked instead is not decided here.
 
 use std::{sync::Arc, time::Instant};
 
@@ -29,7 +29,7 @@ use crate::{
     withhold::Withhold,
 };
 
-/// What an answer is judged and passed on with.
+/// The context in which an answer is judged and passed on.
 pub(crate) struct Around<'a> {
     pub deps: &'a Deps,
     pub provider: &'a Provider,
@@ -37,7 +37,7 @@ pub(crate) struct Around<'a> {
     pub timeouts: Timeouts,
     /// When the request came.
     pub began: Instant,
-    /// Whether the provider was asked for a usage that the agent isn't told.
+    /// Whether the gateway asked the provider for a usage that the agent didn't ask for, and so must not see.
     pub unasked: bool,
 }
 
@@ -47,16 +47,16 @@ impl Around<'_> {
     }
 }
 
-/// Whoever reads the answer.
+/// The caller as the reader of the answer, who may guess at keys.
 fn reader(deps: &Deps, stage: &Stage<'_>) -> Guesser {
     let (ledger, exchange) = (Arc::clone(&deps.ledger), stage.exchange.clone());
     deps.guesses.of(exchange.caller.party.0, move || ledger.guessed(&exchange))
 }
 
-/// Passes an answer on, an error whole and scrubbed, anything else as it comes.
+/// Passes an answer on: an error whole and scrubbed, anything else as it comes.
 ///
 /// # Errors
-/// It is one that is never passed on.
+/// The answer is one that is never passed on.
 pub(crate) async fn relayed(
     around: &Around<'_>,
     response: Response<Incoming>,
@@ -91,7 +91,8 @@ pub(crate) async fn relayed(
     Ok(whole(status, headers, body))
 }
 
-/// An error that was passed over, and is the agent's answer where nobody has a better one.
+/// An error answer of a provider that didn't serve. It becomes the agent's answer if no other provider gives
+/// a better one.
 pub(crate) struct Answered {
     status: StatusCode,
     headers: HeaderMap,
@@ -100,13 +101,13 @@ pub(crate) struct Answered {
 }
 
 impl Answered {
-    /// Reads it, scrubbed as any other.
+    /// Reads the error, scrubbed like any other.
     pub async fn read(response: Response<Incoming>, around: &Around<'_>, stage: &Stage<'_>) -> Self {
         let status = response.status();
         let mut headers = head(around.provider, response.headers(), stage);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let sieve = around.sieve(stage);
-        // One that is compressed is no JSON, and so is replaced.
+        // A compressed error isn't JSON, and so is replaced.
         let text = scrubbed(response, around.provider, &around.deps.scrub, TEXT_WITHIN).await;
         Self { status, headers, text, sieve }
     }
@@ -116,7 +117,7 @@ impl Answered {
         self.text.len() as u64
     }
 
-    /// Makes it the agent's answer. It is on record already.
+    /// Makes the error the agent's answer. It is on record already.
     pub fn given(self, times: (Instant, Timeouts), place: Share) -> Response<Body> {
         let (body, sifted) = (Full::new(self.text), (None, self.sieve));
         let relay = Relay::new(body, sifted, Tap::new(""), times, None, (place, None));
@@ -124,7 +125,7 @@ impl Answered {
     }
 }
 
-/// Whether it may be passed on at all.
+/// Checks whether an answer may be passed on at all.
 pub(crate) fn fit(provider: &Provider, response: &Response<Incoming>) -> Result<(), Refusal> {
     let status = response.status();
     if status.is_redirection()
@@ -147,7 +148,7 @@ pub(crate) fn fit(provider: &Provider, response: &Response<Incoming>) -> Result<
     Ok(())
 }
 
-/// What of its headers goes to the agent: nothing that holds the key.
+/// The headers that go to the agent: none that holds the key.
 fn head(provider: &Provider, from: &HeaderMap, stage: &Stage<'_>) -> HeaderMap {
     let mut headers = headers::downstream(from);
     let leaking: Vec<_> = headers

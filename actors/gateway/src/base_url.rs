@@ -1,7 +1,8 @@
 //! Where a provider answers, and how a request's path is joined to it.
 //!
-//! Strict: `http` or `https`, a host, perhaps a port and a path, and nothing else. It never resolves a name:
-//! whether the host may be dialled is the judgement of whoever implements [`crate::Dial`].
+//! Parsing is strict: `http` or `https`, a host, perhaps a port and a path, and nothing else. This module
+//! never resolves a name: whether the host may be dialled is decided by the implementation of
+//! [`crate::Dial`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ pub struct BaseUrl {
     pub tls: bool,
     /// Name or address, lower-case, without brackets.
     pub host: Arc<str>,
-    /// Given, or 443 and 80.
+    /// The port as given, or 443 for `https` and 80 for `http`.
     pub port: u16,
     /// Empty, or beginning with a slash and not ending with one.
     pub path: Box<str>,
@@ -31,13 +32,13 @@ pub enum BadUrl {
     /// Query or fragment.
     #[error("must not hold `?` or `#`")]
     Query,
-    /// No or an odd host.
+    /// There is no host, or it isn't in a plain form.
     #[error("has no usable host: a name in ASCII, an IPv4 address, or an IPv6 address in brackets")]
     Host,
     /// Not a port.
     #[error("the port must lie between 1 and 65535")]
     Port,
-    /// A path that would be read differently elsewhere.
+    /// A path that another parser would read differently.
     #[error("the path may hold letters, digits, `-._~` and single slashes, and no dot segments")]
     Path,
 }
@@ -46,7 +47,7 @@ impl BaseUrl {
     /// Parses strictly.
     ///
     /// # Errors
-    /// The first thing that is wrong; the URL is not in it, as it may hold a password.
+    /// The first thing that is wrong. The error doesn't hold the URL, as that may hold a password.
     pub fn parse(text: &str) -> Result<Self, BadUrl> {
         let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
             (Some(rest), _) => (true, rest),
@@ -91,7 +92,7 @@ impl BaseUrl {
 
     /// The path upstream for a request path that begins with `/v1`.
     ///
-    /// As the providers' own client libraries do it: an OpenAI base names the version (`…/v1`,
+    /// Joins as the providers' own client libraries do: an OpenAI base names the version (`…/v1`,
     /// `…/api/paas/v4`) and the rest is appended to it; an Anthropic base does not
     /// (`https://api.anthropic.com`). A base without a path, and one that ends with `/v1`, mean the same for
     /// both.
@@ -105,13 +106,13 @@ impl BaseUrl {
         }
     }
 
-    /// Whether it is this machine by its spelling.
+    /// Whether the host, as written, is this machine.
     pub fn is_loopback(&self) -> bool {
         let address = self.host.parse::<IpAddr>();
         &*self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     }
 
-    /// `Host` or `:authority`, the default port left out.
+    /// The value for `Host` or `:authority`, without a default port.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() };
         match (self.tls, self.port) {

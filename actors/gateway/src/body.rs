@@ -1,4 +1,5 @@
-//! The request's body: read within bounds, checked, and its model name changed without touching another byte.
+//! The request's body: reads it within bounds, checks it, and replaces its model name without touching
+//! another byte.
 //!
 //! The body is never re-serialised: numbers keep their spelling, keys their order, and what the provider
 //! reads is what was judged. A body in which `model` appears twice is refused, since readers disagree on
@@ -28,13 +29,13 @@ use crate::{
 
 /// Largest request body, in bytes. Providers themselves stop at 32 MiB (images as base64).
 pub const MAX_BODY: usize = 32 * 1024 * 1024;
-/// All request bodies held at one time, in bytes, of which one agent has its share ([`policy::Shares`]): many
-/// agents with large bodies may not exhaust the supervisor.
+/// Most bytes of request bodies held at the same time; each agent may have a share of them
+/// ([`policy::Shares`]). Keeps many agents with large bodies from exhausting the supervisor's memory.
 pub const MAX_BODIES_TOTAL: usize = 192 * 1024 * 1024;
 /// How long the agent may take over its body, first byte to last.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(60);
 
-/// What the shortest body pays for, in bytes.
+/// The least that is taken of a share for a body, in bytes.
 const LEAST: usize = 4096;
 
 /// The memory that all request bodies share, in bytes.
@@ -58,7 +59,7 @@ pub enum BadBody {
     /// The agent's connection broke.
     #[error("the body ended early")]
     Broken,
-    /// Its reader panicked.
+    /// The parser panicked, or the runtime is shutting down.
     #[error("the body could not be read")]
     Unread,
     /// Not a JSON object.
@@ -78,7 +79,7 @@ impl From<Broken> for BadBody {
     }
 }
 
-/// A body with the place of its model name.
+/// A checked body, with the place of its model name.
 #[derive(Debug)]
 pub struct Asked {
     /// [`Paid`].
@@ -95,19 +96,19 @@ pub struct Asked {
     held: Held,
 }
 
-/// Bytes with what was paid for them: given back when nobody holds any of them, be it a connection that a
-/// provider doesn't read from.
+/// A body's bytes with the share taken for them. The share is given back when nothing holds any of the bytes,
+/// not even a connection from which the provider doesn't read.
 struct Paid {
     bytes: Bytes,
     _share: Arc<Share>,
 }
 
-/// Knows whether bytes of a body are still held, and holds none.
+/// Tells whether bytes of a body are still held anywhere, without holding any itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Held(Weak<Share>);
 
 impl Held {
-    /// Of a body that is nobody's but ours.
+    /// For a body of our own, which takes no share.
     pub fn of_nobody() -> Self {
         Self(Weak::new())
     }
@@ -124,8 +125,8 @@ impl AsRef<[u8]> for Paid {
 }
 
 impl Asked {
-    /// Reads and checks a body, which takes of its party's `share` what it needs, at the `desk` if it is
-    /// long.
+    /// Reads and checks a body. Takes the bytes that it needs of its party's `share`, and parses a long body
+    /// at the `desk`.
     ///
     /// # Errors
     /// Every way in which it can be unfit; no part of the body is in the error.
@@ -141,7 +142,7 @@ impl Asked {
     }
 
     fn parse(bytes: Bytes, share: Share) -> Result<Self, BadBody> {
-        // serde_json skips unknown strings without looking at their encoding: the whole is checked first.
+        // serde_json doesn't check the encoding of strings that it skips, so the whole text is checked first.
         let text = std::str::from_utf8(&bytes).map_err(|_| BadBody::NotJson("not UTF-8".into()))?;
         if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
             return Err(BadBody::NotJson("no object".into()));
@@ -175,7 +176,7 @@ impl Asked {
         &self.model
     }
 
-    /// Whether it has what `endpoint` needs.
+    /// Checks that the body has what `endpoint` needs.
     ///
     /// # Errors
     /// [`BadBody::Lacks`].
@@ -183,34 +184,34 @@ impl Asked {
         Ok(self.seen.fits(endpoint)?)
     }
 
-    /// Whether it names what one provider keeps, so that no other has it: a response before it, a
-    /// conversation, a stored prompt.
+    /// Whether the body refers to state that only one provider has: an earlier response, a conversation, a
+    /// stored prompt.
     pub(crate) fn leans_on_provider(&self, endpoint: Endpoint) -> bool {
         self.seen.leans_on_provider(endpoint)
     }
 
-    /// What it may use at most.
+    /// The most that the request may use.
     pub(crate) fn estimate(&self, endpoint: Endpoint) -> Estimate {
         Estimate::of(endpoint, self.bytes.len(), self.leans_on_provider(endpoint), self.output)
     }
 
-    /// Who still holds its bytes.
+    /// A handle that tells whether the body's bytes are still held.
     pub(crate) fn held(&self) -> Held {
         self.held.clone()
     }
 
-    /// Whether it is a stream, and tells what it used.
+    /// Whether the answer will report its usage, and how to ask for it.
     pub(crate) fn telling(&self) -> &Telling {
         &self.telling
     }
 
-    /// Whether the answer is made in the background, and told to whoever asks for it later.
+    /// Whether the answer is made in the background, to be fetched later.
     pub(crate) fn is_in_background(&self, endpoint: Endpoint) -> bool {
         endpoint == Endpoint::Responses && self.background
     }
 
-    /// The body with `name` in the place of the model's, and with `ask_usage` the question for the usage
-    /// where the agent doesn't ask; every other byte as it came.
+    /// The body with `name` in place of the model's name and, if `ask_usage` is set and the agent doesn't ask
+    /// itself, with the member that asks for the usage. Every other byte is as it came.
     pub fn with_model(&self, name: &str, ask_usage: bool) -> Parts {
         let named =
             (name != self.model).then(|| (self.span.clone(), serde_json::Value::from(name).to_string()));
@@ -227,7 +228,7 @@ impl Asked {
     }
 }
 
-/// The place of a syntax fault, without a word of the body.
+/// Describes a syntax error by its place, without a word of the body.
 fn describe(fault: &serde_json::Error) -> String {
     match fault.classify() {
         serde_json::error::Category::Data => {
@@ -255,7 +256,7 @@ where
         }
         let paid = share.held();
         if len > paid {
-            // Paid for before it is kept, in steps that double as what keeps it does.
+            // The share is taken before the bytes are kept, in steps that double as the buffer does.
             let want = len.max(paid * 2).clamp(LEAST, MAX_BODY);
             share.take(want.saturating_sub(paid)).map_err(BadBody::NoRoom)?;
         }
@@ -283,7 +284,7 @@ mod tests {
         Asked::parse(Bytes::copy_from_slice(text.as_bytes()), of(&room()))
     }
 
-    /// What goes to the provider, in as many bytes as it says.
+    /// The text that goes to the provider; its length is checked against the size hint.
     fn sent(asked: &Asked, name: &str) -> String {
         text_of(asked.with_model(name, false))
     }
@@ -389,7 +390,7 @@ mod tests {
         assert_eq!(refused, Err(BadBody::NoRoom(Spent::Share)));
         let refused = read(long(3 * LEAST), room.take(Party(2), 0).unwrap()).await.map(|_| ());
         assert_eq!(refused, Err(BadBody::NoRoom(Spent::All)));
-        // A connection may hold it longer.
+        // A connection may hold the bytes longer than the request.
         let sent = first.with_model("b", true);
         drop(first);
         assert!(read(long(LEAST), of(&room)).await.is_err());

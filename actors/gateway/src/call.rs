@@ -1,9 +1,9 @@
-//! One request with its route: its targets asked in turn, each with its own provider's key, until one has an
-//! answer for the agent.
+//! One request with its route: asks the route's targets in turn, each with its own provider's key, until one
+//! has an answer for the agent.
 //!
-//! Every attempt is admitted and on record by itself. What goes to the agent is the answer of the last that
-//! gave one, never an invented one where a provider spoke. Never here: which failure lets another be asked
-//! ([`failover`]), and what of an answer goes on ([`answer`]).
+//! Every attempt is admitted and recorded by itself. The agent gets the answer of the last provider that gave
+//! one, never one of our own if any provider answered. Which failure lets another target be asked is decided
+//! in [`failover`], and what of an answer is passed on in [`answer`].
 
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ use crate::{
     usage::Tokens,
 };
 
-/// See the module.
+/// A request and its route; see the module.
 pub(crate) struct Call<'a> {
     pub deps: &'a Deps,
     pub budgets: &'a Budgets,
@@ -44,24 +44,24 @@ pub(crate) struct Call<'a> {
     pub began: Instant,
 }
 
-/// What became of one target.
+/// The outcome of asking one target.
 enum Came {
     /// An answer for the agent.
     Answer(Response<Incoming>, Lease, Option<Reservation>),
-    /// An answer that says that the request was not served.
+    /// An answer that says that the request wasn't served; another target may be asked.
     PassedOver(Answered),
-    /// Nothing was sent: it can't be connected to, or a budget of this provider's has no room or couldn't
-    /// count it.
+    /// Nothing was sent: the provider can't be connected to, or a budget for it has no room or couldn't count
+    /// the request. Another target may be asked.
     NotReached(Refusal),
-    /// Nothing was sent, and nothing may be to any other.
+    /// Nothing was sent, and nothing may be sent to any other target.
     NoMore(Refusal),
 }
 
 impl Call<'_> {
-    /// Asks the targets until there is an answer.
+    /// Asks the targets in turn until one answers.
     ///
     /// # Errors
-    /// No provider gave one, or one may have served the request and gave none.
+    /// No provider gave an answer, or one may have served the request without giving an answer.
     pub async fn answered(
         &self,
         targets: &[&Target],
@@ -87,7 +87,7 @@ impl Call<'_> {
                 Came::PassedOver(answered) => given = Some(answered),
                 Came::NotReached(refusal) if is_last && given.is_none() => last = refusal,
                 Came::NoMore(refusal) if given.is_none() => return Err(refusal),
-                // Whoever ends the walk is put on record with the refusal.
+                // The target that ends the walk is recorded with the refusal, by the caller.
                 Came::NotReached(refusal) => self.deps.ledger.refused(&stage.exchange, &refusal),
                 Came::NoMore(refusal) => {
                     self.deps.ledger.refused(&stage.exchange, &refusal);
@@ -100,7 +100,7 @@ impl Call<'_> {
         Ok(given.given((self.began, self.route.timeouts), place))
     }
 
-    /// Asks one target; `another` may be asked behind it.
+    /// Asks one target; `another` says whether a further one may be asked after it.
     async fn ask(&self, target: &Target, another: bool, stage: &mut Stage<'_>) -> Result<Came, Refusal> {
         let provider = &target.provider;
         let left = self.route.timeouts.total.saturating_sub(self.began.elapsed());
@@ -139,7 +139,7 @@ impl Call<'_> {
                 }
                 target.rest(Instant::now(), failover::rest(status, headers));
                 if another {
-                    // It says that it used nothing; the request was one.
+                    // A provider that says that it didn't serve used no tokens; the request itself counts.
                     held.into_iter().for_each(|held| held.settle(0));
                     return Ok(Came::PassedOver(self.passed_over(provider, response, lease, stage).await));
                 }
@@ -161,7 +161,7 @@ impl Call<'_> {
         }
     }
 
-    /// Reads the answer of a provider that didn't serve, and puts it on record. Its connection is free again.
+    /// Reads and records the answer of a provider that didn't serve, and releases its connection.
     async fn passed_over(
         &self,
         provider: &Provider,
@@ -220,8 +220,8 @@ impl Call<'_> {
         self.asked.estimate(self.endpoint)
     }
 
-    /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told. What
-    /// an agent wants itself is left to it, but where a budget counts tokens.
+    /// Whether the gateway asks the provider for the stream's usage where the agent doesn't; the agent isn't
+    /// shown it then. If the agent declined the usage, that is overridden only where a budget counts tokens.
     fn asks_usage(&self, provider: &Provider, held: Option<&Reservation>) -> bool {
         let wanted = match self.asked.telling() {
             Telling::Open(_) => true,
@@ -231,7 +231,7 @@ impl Call<'_> {
         wanted && provider.stream_usage == StreamUsage::Ask && self.endpoint.has_stream_options()
     }
 
-    /// What keeps the provider from telling what it used, which a budget is to count.
+    /// Refuses a request whose usage the provider wouldn't report, if a budget is to count its tokens.
     fn untold(&self, provider: &Provider, held: Option<&Reservation>) -> Option<Refusal> {
         if !held.is_some_and(Reservation::counts_tokens) {
             return None;
@@ -247,7 +247,8 @@ impl Call<'_> {
     }
 }
 
-/// A budget of one provider's leaves the other targets; any other would refuse them, too.
+/// If a budget of this provider alone is spent, the other targets may be asked; any other budget would refuse
+/// them too.
 fn not_admitted(why: &NotAdmitted) -> Came {
     let refusal = Refusal::not_admitted(why, now());
     match why {

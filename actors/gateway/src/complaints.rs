@@ -1,15 +1,15 @@
-//! How often it is told that a provider fails: at first, and once a minute with a count. How often it is
-//! asked is in the hands of agents, and each failure is on record anyway.
+//! Limits how often a provider's failures are logged: the first one, and then one a minute with a count.
+//! Agents decide how often a provider is asked, and each failure is in the audit log anyway.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// From one that is told to the next.
+/// Least time between two failures that are logged.
 const APART: Duration = Duration::from_secs(60);
 
-/// Those about one provider.
+/// The failures of one provider.
 #[derive(Debug, Default)]
 pub(crate) struct Complaints(Mutex<Option<Told>>);
 
@@ -20,7 +20,7 @@ struct Told {
 }
 
 impl Complaints {
-    /// Whether this failure is told, and how many weren't since the last one that was.
+    /// If this failure is to be logged, returns the number of those since the last logged one that weren't.
     pub fn told(&self, now: Instant) -> Option<u64> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let untold = match &mut *last {

@@ -1,8 +1,8 @@
 //! The `inference:` section of cofferdam.yaml as data, and its check.
 //!
-//! Reading is serde's work; judging is [`Inference::check`], which reports *every* fault at once.
-//! A literal key never leaves this file: it is dropped while it is read, so that neither an error text
-//! nor a `Debug` print can show it. Nothing here opens a file, a socket or an environment variable.
+//! Reading is done by serde, checking by [`Inference::check`], which reports *every* fault at once. A literal
+//! key never leaves this file: it is dropped while it is read, so that neither an error text nor a `Debug`
+//! print can show it. Nothing here opens a file or a socket, or reads an environment variable.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -26,7 +26,7 @@ pub const MAX_ROUTES: usize = 256;
 pub const MAX_TARGETS: usize = 8;
 /// Longest model name or alias, in bytes. Published names stay under 100.
 pub const MAX_MODEL_NAME: usize = 256;
-/// Longest time-out that may be configured: a day. A longer one is a slip of the pen.
+/// Longest time-out that may be configured: a day. A longer one is taken for a typing error.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// `inference:` as written.
@@ -39,7 +39,7 @@ pub struct Inference {
     /// Routes, tried in the order of the file.
     #[serde(default)]
     pub routes: Vec<Route>,
-    /// How much may be used in which time.
+    /// The budgets: how much may be used in each window of time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub budgets: Vec<Budget>,
     /// The programs that may ask the gateway, as a policy's entry names them. Absent: any.
@@ -53,9 +53,9 @@ pub struct Inference {
 pub struct Provider {
     /// Which protocol it speaks.
     pub kind: Kind,
-    /// Where; see [`BaseUrl`].
+    /// Where it answers; see [`BaseUrl`].
     pub base_url: String,
-    /// Reference to its key; absent for a server that asks for none.
+    /// The reference to its key; absent for a server that needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<Credential>,
     /// How far the operator trusts it with what the agent says.
@@ -80,7 +80,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every one.
+    /// Every kind.
     pub const ALL: [Self; 2] = [Self::Openai, Self::Anthropic];
 
     /// As written in the file.
@@ -92,13 +92,13 @@ impl Kind {
     }
 }
 
-/// The operator's own judgement of a provider. It changes no verdict; `status` shows it.
+/// How far the operator trusts a provider. Changes no decision; `status` shows it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trust {
     /// May see everything.
     High,
-    /// Nothing was said.
+    /// The default.
     #[default]
     Standard,
     /// Should see nothing private.
@@ -114,19 +114,19 @@ pub enum Cost {
     /// Paid by the token.
     #[default]
     PerToken,
-    /// Costs nothing more by the request.
+    /// A request adds no cost.
     None,
 }
 
-/// Whether a provider of OpenAI's protocol is asked what a stream used where the agent doesn't ask. Most know
-/// the question; some refuse a request with it (Mistral's, with 422).
+/// Whether a provider of OpenAI's protocol is asked for a stream's usage where the agent doesn't ask. Most
+/// know the option; some refuse a request that has it (Mistral's, with 422).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamUsage {
-    /// It is asked, and the agent gets the stream without the answer to that.
+    /// The gateway asks, and takes the usage out of the stream that the agent gets.
     #[default]
     Ask,
-    /// It gets what the agent wrote.
+    /// The provider gets what the agent wrote.
     Leave,
 }
 
@@ -136,13 +136,13 @@ pub enum StreamUsage {
 pub struct Route {
     /// The name that the agent may use: literal, or with `*` for any run of characters.
     pub model: String,
-    /// In order of preference; a later one is asked where an earlier one can't be connected to, or says that
-    /// it doesn't serve (429, 5xx).
+    /// The targets in order of preference. A later one is asked if an earlier one can't be connected to, or
+    /// answers that it doesn't serve the request (429, 5xx).
     pub to: Vec<Target>,
     /// Time-outs of this route.
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// The programs that it is for, of those that may ask at all. Absent: each of them.
+    /// The programs that may use the route, of those that may ask the gateway at all. Absent: each of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binaries: Option<Vec<NamedProgram>>,
 }
@@ -177,9 +177,9 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    /// Ten seconds reach any host that is alive.
+    /// Ten seconds are enough to reach any host that is up.
     pub const CONNECT: Duration = Duration::from_secs(10);
-    /// An unstreamed answer comes only when it is whole, and a reasoning model on one's own hardware takes
+    /// An unstreamed answer comes only when it is complete, and a reasoning model on local hardware takes
     /// minutes.
     pub const FIRST_BYTE: Duration = Duration::from_secs(300);
     /// Providers send a ping every 15–30 s while a stream thinks.
@@ -204,13 +204,13 @@ impl<'de> Deserialize<'de> for Present {
     }
 }
 
-/// One fault in the section, with the place and the mend.
+/// One fault in the section, with its place and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("inference.{at}: {what}")]
 pub struct Fault {
     /// Path below `inference`, such as `routes[0].to[1].provider`.
     pub at: String,
-    /// What is wrong and how to mend it.
+    /// What is wrong and how to fix it.
     pub what: String,
 }
 
@@ -236,7 +236,8 @@ impl Inference {
         self.providers.values().filter_map(|p| p.credential.as_ref()?.reference())
     }
 
-    /// What an operator may not have meant: a key that everybody on the way to another machine can read.
+    /// Warnings about what the operator may not have meant: a key that is sent in clear to another machine,
+    /// so that everybody on the way can read it.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.providers.iter().filter(|(_, provider)| provider.credential.is_some()).filter_map(|(name, provider)| {
             let base = BaseUrl::parse(&provider.base_url).ok()?;
@@ -249,7 +250,7 @@ impl Inference {
         })
     }
 
-    /// Judges the section without touching the machine.
+    /// Checks the section without touching files, sockets or the environment.
     ///
     /// # Errors
     /// Every fault found.
@@ -282,7 +283,7 @@ impl Inference {
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
 
-    /// What is said where a provider is named that isn't there.
+    /// The message for a name that no provider has.
     #[must_use]
     pub fn no_provider(&self, name: &str) -> String {
         if self.providers.is_empty() {
@@ -348,7 +349,7 @@ fn check_provider(name: &str, provider: &Provider, fault: &mut impl FnMut(String
     }
 }
 
-/// A model name that can stand in JSON, in a log line and in a label as it is.
+/// Checks that a model name can stand in JSON, in a log line and in a label as it is.
 pub(crate) fn plain_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > MAX_MODEL_NAME {
         return Err("a model name has 1 to 256 bytes");

@@ -1,10 +1,10 @@
-//! When a request goes on to its route's next target, in which order, and how long whoever failed is left
-//! alone.
+//! Decides when a request goes on to its route's next target, in which order targets are asked, and for how
+//! long a target that failed is avoided.
 //!
-//! It goes on where nobody can have served it: nothing was sent, or the provider itself said that it didn't
-//! serve (429, 5xx) before a byte of an answer went to the agent. A provider that fell silent, or broke off
-//! without a word, may have served and will charge for it: that is never asked of another. Never here:
-//! sending anything.
+//! A request goes on only if no provider can have served it: nothing was sent, or the provider itself
+//! answered that it didn't serve (429, 5xx) before a byte of an answer went to the agent. A provider that
+//! fell silent, or broke off without an answer, may have served the request and will charge for it, so the
+//! request is never sent to another. Nothing is sent from here.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,27 +15,27 @@ use crate::{
     routes::Target,
 };
 
-/// How long the text of an answer may take that is passed over. It is kept for the case that nobody has a
-/// better one.
+/// How long the text of an error answer may take if another target is asked. The text is kept in case no
+/// target has a better answer.
 pub const TEXT_WITHIN: Duration = Duration::from_secs(2);
 
-/// The targets in the order in which they are asked: those that rest after the others, in which the file's
-/// order holds.
+/// The targets in the order in which they are asked: resting targets after the others, otherwise in the order
+/// of the file.
 pub(crate) fn order<'a>(targets: &[&'a Target], now: Instant) -> Vec<&'a Target> {
     let (resting, ready): (Vec<&Target>, Vec<&Target>) = targets.iter().copied().partition(|t| t.rests(now));
     ready.into_iter().chain(resting).collect()
 }
 
-/// Whether an answer says that the request was not served and that another may be asked. A provider's
-/// `x-should-retry: false` says that it is of no use; `true` on another status is meant for the same
-/// provider.
+/// Whether an answer says that the request wasn't served, so that another target may be asked. With
+/// `x-should-retry: false` the provider says that retrying is of no use; `true` on another status means a
+/// retry at the same provider, and is ignored.
 pub(crate) fn is_passed_over(status: StatusCode, headers: &HeaderMap) -> bool {
     let hopeless = headers.get("x-should-retry").is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"false"));
     (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()) && !hopeless
 }
 
-/// How long such a target is left alone: as long as it asks for, [`MAX_REST`] at most. A plain 500 is one
-/// request's, mostly: an agent that knows how to make one is not to keep the target from all others.
+/// For how long such a target is avoided: as long as it asks for, at most [`MAX_REST`]. A plain 500 mostly
+/// has to do with one request; an agent that can provoke one must not keep the target from all others.
 pub(crate) fn rest(status: StatusCode, headers: &HeaderMap) -> Duration {
     asked_for(headers).map(|asked| asked.min(MAX_REST)).unwrap_or(match status.as_u16() {
         429 | 502 | 503 | 504 | 529 => REST,
@@ -43,7 +43,8 @@ pub(crate) fn rest(status: StatusCode, headers: &HeaderMap) -> Duration {
     })
 }
 
-/// `retry-after-ms`, or `retry-after` in seconds or as a date (RFC 9110 section 10.2.3).
+/// The time that a provider asks for: `retry-after-ms`, or `retry-after` in seconds or as a date (RFC 9110
+/// section 10.2.3).
 fn asked_for(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok().filter(|n| *n >= 0.0);

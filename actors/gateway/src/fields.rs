@@ -1,9 +1,9 @@
-//! The first level of a request's body: where its model's name stands, and whether what its endpoint needs is
-//! there.
+//! Reads the first level of a request's body: where its model's name stands, and whether what its endpoint
+//! needs is there.
 //!
-//! One pass over the text, which keeps nothing but places in it. What lies deeper is skipped unread: whether
-//! a message makes sense is for the provider to say, and what is no request at all is told here, before
-//! anybody is asked.
+//! One pass over the text, which keeps nothing but places in it. Deeper levels are skipped: whether a message
+//! makes sense is for the provider to judge, but a body that is no request at all is refused here, before any
+//! provider is asked.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -18,12 +18,12 @@ use crate::{
     shape::Endpoint,
 };
 
-/// What is read of a body's first level.
+/// The members of a body's first level that matter here.
 pub(crate) struct Fields<'a> {
     pub model: &'a RawValue,
     pub stream: bool,
     stream_options: Options<'a>,
-    /// Whether the answer may be made once nobody waits for it, as far as a response's can be.
+    /// Whether the request asks for an answer in the background, which only the endpoint for responses knows.
     pub background: bool,
     pub seen: Seen,
     pub output: Output,
@@ -32,25 +32,25 @@ pub(crate) struct Fields<'a> {
 /// What a request lacks of its endpoint's shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Lack {
-    /// Of a conversation.
+    /// For a conversation.
     #[error("`messages` must be an array of objects, with one at least")]
     Messages,
-    /// Of a completion.
+    /// For a completion.
     #[error("`prompt` must be a string or an array")]
     Prompt,
-    /// Of what is to be embedded or answered.
+    /// For an embedding or a response.
     #[error("`input` must be a string or an array")]
     Input,
-    /// Of a response, which may also go on from what the provider keeps.
+    /// For a response, which may also continue from state at the provider.
     #[error("one of `input`, `prompt`, `previous_response_id` and `conversation` must be there")]
     AnyInput,
-    /// Of an Anthropic message, which has no default for it.
+    /// For an Anthropic message, which has no default for it.
     #[error("`max_tokens` must be a positive integer")]
     MaxTokens,
 }
 
-/// As what the members came that some endpoint needs. Of two with one name the later counts, as most parsers
-/// have it.
+/// The form of each member that some endpoint needs. Of two with the same name the later counts, as in most
+/// parsers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     messages: Form,
@@ -61,16 +61,16 @@ pub(crate) struct Seen {
     conversation: Form,
 }
 
-/// As what a value came.
+/// The form of a value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Form {
-    /// Not at all, or as `null`, which clients write for what isn't set.
+    /// Not there, or `null`, which clients write for what isn't set.
     #[default]
     Absent,
     Text,
     /// An array.
     List,
-    /// An array of objects, with one at least. Only of `messages` is that looked at.
+    /// An array of objects, with one at least. Distinguished from [`Self::List`] only for `messages`.
     Objects,
     /// A positive integer.
     Count,
@@ -78,15 +78,15 @@ enum Form {
 }
 
 impl Fields<'_> {
-    /// Whether the stream tells what it used, and what is to be written where in `text` for it to, behind
-    /// whose `model` a member fits at `free`.
+    /// Whether the stream will report its usage, and if not, what to write into `text` so that it does. A
+    /// further member can be inserted at `free`, behind the value of `model`.
     pub fn telling(&self, text: &str, free: usize) -> Telling {
         if self.stream { self.stream_options.telling(text, free) } else { Telling::Asked }
     }
 }
 
-/// Where a value stands in the text that it was read from: it is a slice of it, so the difference of the
-/// addresses is its place.
+/// The place of a value in the text that it was read from. The value is a slice of the text, so the
+/// difference of their addresses is its place.
 pub(crate) fn place(text: &str, value: &str) -> Option<Range<usize>> {
     let start = (value.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
     let at = start..start + value.len();
@@ -94,7 +94,7 @@ pub(crate) fn place(text: &str, value: &str) -> Option<Range<usize>> {
 }
 
 impl Seen {
-    /// Whether everything is there that `endpoint` needs.
+    /// Checks that everything is there that `endpoint` needs.
     pub fn fits(&self, endpoint: Endpoint) -> Result<(), Lack> {
         let holds = |holds: bool, lack: Lack| if holds { Ok(()) } else { Err(lack) };
         let text = |form: Form| matches!(form, Form::Text | Form::List);
@@ -118,13 +118,13 @@ impl Seen {
         }
     }
 
-    /// Whether what a provider keeps is named in it.
+    /// Whether the request refers to state that only one provider has.
     pub fn leans_on_provider(&self, endpoint: Endpoint) -> bool {
         let kept = [self.previous_response_id, self.conversation, self.prompt];
         endpoint == Endpoint::Responses && kept.iter().any(|it| *it != Form::Absent)
     }
 
-    /// The place of a member that some endpoint needs.
+    /// The entry for a member that some endpoint needs.
     fn member(&mut self, key: &str) -> Option<&mut Form> {
         match key {
             "prompt" => Some(&mut self.prompt),
@@ -138,7 +138,8 @@ impl Seen {
 }
 
 impl Form {
-    /// By its first byte, and all of a number: what is long is not looked at again.
+    /// Tells the form by the value's first byte, and a number by its whole text, so that long values aren't
+    /// read again.
     fn of(value: &RawValue) -> Self {
         let text = value.get();
         match text.as_bytes().first() {
@@ -160,7 +161,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// Reads each key as strictly as it must be for everybody to find the same `model` and `stream`.
+/// Reads keys so strictly that every parser finds the same `model` and `stream`.
 struct FirstLevel;
 
 impl<'de> Visitor<'de> for FirstLevel {
@@ -178,15 +179,15 @@ impl<'de> Visitor<'de> for FirstLevel {
             match &*key {
                 "model" if model.is_none() => model = Some(members.next_value()?),
                 "stream" if stream.is_none() => stream = Some(members.next_value::<Option<bool>>()?),
-                // Twice, or in a spelling that somebody takes for it: which of the two counts, parsers
-                // disagree.
+                // The key stands twice, or in a spelling that some parser takes for it. Parsers disagree on
+                // which of the two counts.
                 other if ["model", "stream"].into_iter().any(|name| is_taken_for(other, name)) => {
                     return Err(A::Error::custom("double"));
                 }
                 other if is_taken_for(other, options::NAME) => {
                     stream_options = stream_options.hear(other, members.next_value()?);
                 }
-                // In whatever spelling: some reader may take it.
+                // In any spelling that some parser may take for it.
                 other if is_taken_for(other, "background") => {
                     let value: &RawValue = members.next_value()?;
                     background |= !matches!(value.get(), "false" | "null");
@@ -214,13 +215,12 @@ impl<'de> Visitor<'de> for FirstLevel {
     }
 }
 
-/// Whether some parser takes a key for `name`: one that knows no case, or that ends keys at a control
-/// character.
+/// Whether some parser takes a key for `name`, since it ignores case or ends keys at a control character.
 pub(crate) fn is_taken_for(key: &str, name: &str) -> bool {
     key.split(char::is_control).next().is_some_and(|key| folds_to(key, name))
 }
 
-/// `messages`: of each only that it is an object.
+/// The value of `messages`. Only checks that each message is an object.
 struct Messages(Form);
 
 impl<'de> Deserialize<'de> for Messages {

@@ -1,7 +1,7 @@
-//! Names of models in routes: literal, or with `*` for any run of characters.
+//! Patterns for model names in routes: literal, or with `*` for any run of characters.
 //!
-//! A model name has no segments (`meta/llama-3.3` is one name), so there is one wildcard, and matching
-//! is linear in both lengths: a name from the agent can't make it slow.
+//! A model name has no segments (`meta/llama-3.3` is one name), so there is one wildcard only. Matching is
+//! linear in both lengths, so a name from the agent can't make it slow.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ impl Glob {
     /// Parses a pattern of printable ASCII.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the pattern.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         plain_name(text)?;
         if text.contains(['?', '[', ']', '{', '}', '\\']) {
@@ -31,20 +31,20 @@ impl Glob {
         &self.text
     }
 
-    /// Whether it stands for one name only.
+    /// Whether the pattern has no wildcard, so that it matches one name only.
     pub fn is_literal(&self) -> bool {
         !self.text.contains('*')
     }
 
-    /// Whether `name` fits.
+    /// Whether `name` matches.
     pub fn matches(&self, name: &str) -> bool {
         let mut parts = self.text.split('*');
         let Some(first) = parts.next() else { return false };
         let Some(mut rest) = name.strip_prefix(first) else { return false };
         let mut last = None;
         for part in parts {
-            // The part before the one in hand is taken as early as possible: what is left for the others is
-            // longest.
+            // Each middle part is matched as early as possible, which leaves the most for the parts behind
+            // it.
             if let Some(before) = last.replace(part) {
                 match rest.find(before) {
                     Some(at) => rest = rest.get(at + before.len()..).unwrap_or_default(),

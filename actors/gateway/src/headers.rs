@@ -1,7 +1,8 @@
-//! Which headers cross the gateway, each way. Both lists are closed: what isn't named stays behind.
+//! Which headers cross the gateway, in each direction. Both lists are closed: a header that isn't named is
+//! dropped.
 //!
-//! The caller's credentials, cookies, forwarding headers and the choice of a paying organisation never go up;
-//! cookies, hop-by-hop headers and what identifies the operator's account never come down.
+//! The caller's credentials, cookies, forwarding headers and its choice of a paying organisation must never
+//! go up. Cookies, hop-by-hop headers and whatever identifies the operator's account must never come down.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -39,7 +40,7 @@ const DOWN: [&str; 9] = [
     "openai-model",
 ];
 
-/// Rate limits: clients pace themselves by them.
+/// Prefixes of the rate-limit headers, by which clients pace themselves.
 const DOWN_PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
 
 /// The headers of the request to a provider.
@@ -53,7 +54,7 @@ pub fn upstream(
 ) -> Result<HeaderMap, header::InvalidHeaderValue> {
     let mut to = HeaderMap::with_capacity(UP.len() + 3);
     for name in UP {
-        // The first value of each: a second one is either noise or a trick.
+        // Only the first value of each: a second one is either noise or an attack.
         if let Some(value) = from.get(name)
             && value.len() <= MAX_VALUE
         {
@@ -63,7 +64,7 @@ pub fn upstream(
     to.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     to.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     to.entry(USER_AGENT).or_insert(HeaderValue::from_static("cofferdam"));
-    // What comes back is counted and searched for the key, so it must come in clear.
+    // The answer is counted and searched for the key, so it must come uncompressed.
     to.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     match kind {
         Kind::Openai => {
@@ -102,7 +103,7 @@ pub fn downstream(from: &HeaderMap) -> HeaderMap {
             to.insert(name.clone(), value.clone());
         }
     }
-    // For matching a fault with the provider's own log.
+    // Let an operator match a fault with the provider's own log.
     for name in ["x-request-id", "request-id"] {
         if let Some(value) = from.get(name)
             && value.len() <= 128

@@ -1,4 +1,4 @@
-//! What is known of a provider from the requests it got. Passive: nothing is sent to find out.
+//! A provider's health, as its requests showed it. Passive: nothing is sent to find out.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed},
@@ -19,15 +19,15 @@ pub(crate) struct Health {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// Nothing was asked of it yet.
+    /// The provider wasn't asked yet.
     Unused,
     /// The last request was answered.
     Answering,
-    /// The last request was not, or by a 5xx.
+    /// The last request got no answer, or a 5xx.
     Failing,
 }
 
-/// A reading.
+/// The counters at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reading {
     /// See [`State`].

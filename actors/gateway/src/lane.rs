@@ -1,8 +1,9 @@
-//! The way to one provider: a few kept connections and what is known of its health.
+//! The connections to one provider that are kept for reuse, and its health.
 //!
-//! A request is sent again only when hyper hands it back unsent: what may have reached a provider is never
-//! repeated there. A connection of HTTP/1.1 is one request's until its answer is read; one of HTTP/2 is one
-//! agent's, for its streams share room, and a number of which the provider has the say.
+//! A request is sent again only when hyper hands it back unsent: one that may have reached the provider is
+//! never repeated there. An HTTP/1.1 connection serves one request until its answer is read. An HTTP/2
+//! connection belongs to one agent, since its streams share a flow-control window and a limit on their number
+//! that the provider sets.
 
 use std::{
     fmt, io,
@@ -26,15 +27,16 @@ use crate::{
     upstream::{Dial, Upstream},
 };
 
-/// Kept HTTP/1.1 connections of one provider.
+/// Most idle HTTP/1.1 connections that are kept for one provider.
 pub const MAX_IDLE: usize = 8;
-/// Kept HTTP/2 connections of one provider, one an agent. Beyond, the one that was longest unused ends with
-/// its last answer.
+/// Most HTTP/2 connections that are kept for one provider, one for each agent. Beyond that, the least
+/// recently used one is no longer kept, and ends with its last answer.
 pub const MAX_SHARED: usize = 16;
-/// How long one of HTTP/1.1 is kept: shorter than the 60–75 s after which common servers close.
+/// How long an idle HTTP/1.1 connection is kept: shorter than the 60–75 s after which common servers close
+/// it.
 pub const IDLE_LIFE: Duration = Duration::from_secs(45);
-/// From the end of an answer to the time by which its request was taken whole: a provider that takes longer
-/// doesn't want it.
+/// How long after the end of an answer the provider may take to read the rest of the request: one that takes
+/// longer doesn't want it.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why no answer came.
@@ -46,10 +48,10 @@ pub(crate) enum Unsent {
     /// Nothing was sent: another target may be tried.
     #[error("no connection within {0:?}")]
     ConnectTimeout(Duration),
-    /// It was sent, perhaps answered in part.
+    /// The request was sent, and perhaps answered in part.
     #[error("no answer within {0:?}")]
     FirstByteTimeout(Duration),
-    /// It was sent, and the connection broke or spoke no HTTP.
+    /// The request was sent, and the connection broke or didn't speak HTTP.
     #[error("the connection failed: {0}")]
     Broken(String),
     /// The request can't be written; a fault of ours.
@@ -63,12 +65,12 @@ impl Unsent {
     }
 }
 
-/// Connections that wait for requests.
+/// Connections that are kept for further requests.
 #[derive(Default)]
 struct Kept {
-    /// Of HTTP/1.1, with the time since when.
+    /// Idle HTTP/1.1 connections, each with the time since which it is idle.
     idle: Vec<(Instant, Line)>,
-    /// Of HTTP/2. The one that was used last stands last.
+    /// HTTP/2 connections, each with its agent. The most recently used one stands last.
     shared: Vec<(Party, Line)>,
 }
 
@@ -91,7 +93,7 @@ impl Kept {
         None
     }
 
-    /// Keeps one of HTTP/2 for its agent's next requests.
+    /// Keeps an HTTP/2 connection for its agent's next requests.
     fn share(&mut self, party: Party, line: &Line) {
         if self.shared(party).is_none()
             && let Some(another) = line.another()
@@ -108,8 +110,8 @@ impl Kept {
     }
 }
 
-/// The connections, shared by whoever sends and whoever gives one back. Held for a push or a pop, and never
-/// while somebody waits; whole even if poisoned.
+/// The kept connections, shared by [`Lane`] and its leases. The lock is held for a push or a pop, never
+/// across an await; the value is consistent even if the lock is poisoned.
 #[derive(Clone, Default)]
 struct Shelf(Arc<Mutex<Kept>>);
 
@@ -119,14 +121,14 @@ impl Shelf {
     }
 }
 
-/// See the module.
+/// The connections to one provider; see the module.
 #[derive(Default)]
 pub(crate) struct Lane {
     kept: Shelf,
     pub health: Health,
-    /// After it couldn't be connected to.
+    /// Avoids the provider for a while after it couldn't be connected to.
     pub rest: Rest,
-    /// What was told of its failures.
+    /// Limits how often its failures are logged.
     pub complaints: Complaints,
 }
 
@@ -137,8 +139,8 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// Sends for `party`, over a kept connection if one is alive. The [`Lease`] is to be dropped with the
-    /// answer's body.
+    /// Sends a request for `party`, over a kept connection if one is alive. The [`Lease`] must be dropped
+    /// together with the answer's body.
     pub async fn send(
         &self,
         party: Party,
@@ -167,7 +169,7 @@ impl Lane {
         while let Some(mut line) = self.take(party) {
             match line.try_send(outgoing, timeouts.first_byte).await? {
                 Sent::Answer(response) => return Ok((response, self.lease(party, line, outgoing))),
-                // A kept connection that died unnoticed.
+                // A kept connection had died unnoticed; try the next.
                 Sent::HandedBack(_) => self.kept.lock().give_up(&line),
             }
         }
@@ -193,7 +195,8 @@ impl Lane {
         Lease { line: Some(line), body: outgoing.held.clone(), kept: self.kept.clone() }
     }
 
-    /// Closes what is too old or dead. Called by the actor now and then; [`Lane::send`] needs it not.
+    /// Closes kept connections that are too old or dead, and returns how many are left. The actor calls it
+    /// periodically; [`Lane::send`] doesn't depend on it.
     pub fn sweep(&self) -> usize {
         let mut kept = self.kept.lock();
         kept.shared.retain(|(_, line)| line.is_alive());
@@ -202,11 +205,11 @@ impl Lane {
     }
 }
 
-/// A connection for as long as an answer comes on it. Dropped, it is kept for the next request, or ends if
-/// the provider hasn't taken the whole of this one: nobody is left who waits for that.
+/// A connection while an answer comes on it. When dropped, the connection is kept for the next request, or
+/// closed if the provider hasn't read the whole of this one: nobody waits for that any more.
 pub(crate) struct Lease {
     line: Option<Line>,
-    /// Of the request.
+    /// Tells whether the request's body is still held.
     body: Held,
     kept: Shelf,
 }
@@ -216,7 +219,7 @@ impl Drop for Lease {
         let Some(mut line) = self.line.take() else { return };
         if line.is_shared() {
             if self.body.is_held() {
-                // Its other streams go on.
+                // The connection isn't kept, but its other streams go on.
                 self.kept.lock().give_up(&line);
             }
         } else if let Ok(runtime) = Handle::try_current() {

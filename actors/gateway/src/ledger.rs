@@ -1,4 +1,5 @@
-//! What the gateway has to tell, and to whom: one trait, so that the mechanism knows no telemetry.
+//! The trait to which the gateway reports what happens, so that its other code needs to know nothing of
+//! telemetry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +10,12 @@ use smol_str::SmolStr;
 use crate::{budgets::Standing, refusal::Refusal, usage::Tokens};
 
 /// One request, as far as it got. The provider's name and the route's alias come from the operator's file and
-/// may be labels; what the agent wrote (`path`, `asked`) may not.
+/// may be metrics labels; what the agent wrote (`path`, `asked`) must never be.
 #[derive(Debug, Clone)]
 pub struct Exchange {
     /// The id of the request.
     pub request_id: Arc<str>,
-    /// Who asked.
+    /// The calling program.
     pub caller: Caller,
     /// Method.
     pub method: Method,
@@ -28,7 +29,7 @@ pub struct Exchange {
     pub route: Option<SmolStr>,
     /// The provider's name, once one is chosen.
     pub provider: Option<SmolStr>,
-    /// The model's name there.
+    /// The model's name at the provider.
     pub upstream_model: Option<SmolStr>,
 }
 
@@ -37,15 +38,15 @@ pub struct Exchange {
 pub struct Outcome {
     /// The provider's status.
     pub code: u16,
-    /// As reported by the provider.
+    /// The usage, as reported by the provider.
     pub tokens: Tokens,
     /// Bytes of the answer's body.
     pub bytes: u64,
-    /// From the request's arrival to the answer's end.
+    /// The time from the request's arrival to the answer's end.
     pub took: Duration,
     /// Whether the answer came through to its end.
     pub complete: bool,
-    /// Whether another target was asked, since this one said that it didn't serve.
+    /// Whether another target was asked, since this provider answered that it didn't serve.
     pub passed_over: bool,
 }
 
@@ -65,7 +66,7 @@ pub trait Ledger: Send + Sync + 'static {
     fn refused(&self, exchange: &Exchange, refusal: &Refusal);
     /// The head of a provider's answer came.
     fn first_byte(&self, exchange: &Exchange, after: Duration);
-    /// Whoever made this request has guessed at keys so often that what they read comes late from now on.
+    /// The caller has guessed at keys so often that its answers are delayed from now on.
     fn guessed(&self, exchange: &Exchange);
     /// How the budgets stand, after each change.
     fn budgets(&self, standing: &[Standing]);

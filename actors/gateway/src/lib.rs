@@ -1,13 +1,14 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
-//! The road of a request, a file each: [`shape`] → [`body`] (its `fields`, a long one at a [`policy::desk`])
-//! → [`routes`] → `call` (over the targets, as `failover` says, within the [`budgets`]) → [`ledger`] →
-//! `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay` (through `withhold`) or
-//! [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys. [`probe`] asks
-//! one provider outside any sandbox. Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot
-//! whether or not the actor is up.
+//! The steps of a request, each in a file of its own: [`shape`] → [`body`] (its `fields`; long bodies are
+//! parsed at a [`policy::desk`]) → [`routes`] → `call` (over the targets, as `failover` says, within the
+//! [`budgets`]) → [`ledger`] → `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay`
+//! (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`]
+//! its keys. [`probe`] asks one provider outside any sandbox. Only [`actor`] uses actors; [`Gateway::serve`]
+//! works on a snapshot of the routes, whether or not the actor is up.
 //!
-//! Never here: opening sockets, resolving names, following redirects, sending anything that no route names.
+//! This crate must never open a socket, resolve a name, follow a redirect, or send anything that no route
+//! names.
 
 pub mod actor;
 mod answer;
@@ -60,7 +61,7 @@ pub use serve::{Deps, Gateway, MAX_IN_FLIGHT, ProviderStatus};
 pub use upstream::{Dial, Dialed, Io, Protocol, Upstream};
 pub use upstream_error::Scrub;
 
-/// An error of a body.
+/// An error while a body is read.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// A streamed body; the same concrete type as the proxy's.
 pub type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;

@@ -1,8 +1,8 @@
-//! One connection to a provider. It ends with its last user, whatever still waits on it.
+//! One connection to a provider. It is closed with its last handle, whatever is still pending on it.
 //!
-//! The HTTP library gives a connection to tasks, and these keep it, and a request's body with it, for as long
-//! as a provider takes nothing of what it is sent. Here they are one set, which ends when nobody has the
-//! connection any more. Never here: which request goes where.
+//! The HTTP library drives a connection by tasks. They would keep it, and a request's body with it, as long
+//! as a provider doesn't read what it is sent. Here the tasks of a connection are one set, which is aborted
+//! when the last handle is dropped. Which request goes where is not decided here.
 
 use std::{
     io,
@@ -26,14 +26,15 @@ use crate::{
     upstream::{Dial, Dialed, Protocol, Upstream},
 };
 
-/// What a provider may send on one stream of HTTP/2 before it is read, in bytes: some megabytes a second over
-/// a long line.
+/// Flow-control window of one HTTP/2 stream, in bytes: enough for some megabytes a second over a long
+/// distance.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
-/// On all streams of a connection: what everybody leaves unread never takes up the room of who reads.
+/// Flow-control window of a connection, in bytes: so large that streams which aren't read never use up the
+/// window of those which are.
 const CONNECTION_WINDOW: u32 = MAX_IN_FLIGHT as u32 * STREAM_WINDOW;
-/// Headers in an answer.
+/// Most headers in an answer.
 pub const MAX_ANSWER_HEADERS: usize = 128;
-/// Bytes of an answer's head, and of hyper's read buffer.
+/// Largest head of an answer, and size of hyper's read buffer, in bytes.
 pub const MAX_ANSWER_HEAD: usize = 64 * 1024;
 
 /// A handle on a connection.
@@ -47,15 +48,15 @@ enum Speaks {
     Http2(http2::SendRequest<Parts>),
 }
 
-/// What came of a request.
+/// The outcome of sending a request.
 pub(crate) enum Sent {
     Answer(Response<Incoming>),
-    /// Nothing of it was sent.
+    /// Nothing of the request was sent.
     HandedBack(hyper::Error),
 }
 
 impl Line {
-    /// Connects, and agrees on how to speak.
+    /// Connects, and does the handshake of the protocol that was agreed on.
     pub async fn open(dial: &dyn Dial, upstream: &Upstream) -> io::Result<Self> {
         let Dialed { io, protocol } = dial.dial(upstream).await?;
         let (io, tasks) = (TokioIo::new(io), Tasks::default());
@@ -89,7 +90,7 @@ impl Line {
         Ok(Self { speaks, driver })
     }
 
-    /// Another handle on it, where it takes several requests at a time.
+    /// Another handle on the connection; `None` if it takes one request at a time.
     pub fn another(&self) -> Option<Self> {
         match &self.speaks {
             Speaks::Http1(_) => None,
@@ -99,7 +100,7 @@ impl Line {
         }
     }
 
-    /// Whether both lead to the same connection.
+    /// Whether both are handles on the same connection.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.driver, &other.driver)
     }
@@ -108,7 +109,7 @@ impl Line {
         matches!(self.speaks, Speaks::Http2(_))
     }
 
-    /// Whether a request can be taken now, or soon where it takes several.
+    /// Whether the connection can take a request now or, where it takes several at a time, soon.
     pub fn is_alive(&self) -> bool {
         match &self.speaks {
             Speaks::Http1(sender) => sender.is_ready(),
@@ -116,7 +117,7 @@ impl Line {
         }
     }
 
-    /// Resolves when a request can be taken; an error when the connection is done.
+    /// Waits until the connection can take a request; returns an error if it is closed.
     pub async fn ready(&mut self) -> hyper::Result<()> {
         match &mut self.speaks {
             Speaks::Http1(sender) => sender.ready().await,
@@ -124,7 +125,7 @@ impl Line {
         }
     }
 
-    /// Sends, and waits so long for the head of the answer.
+    /// Sends a request, and waits up to `first_byte` for the head of the answer.
     pub async fn try_send(&mut self, outgoing: &Outgoing, first_byte: Duration) -> Result<Sent, Unsent> {
         let request = outgoing.request(match self.speaks {
             Speaks::Http1(_) => Protocol::Http1,
@@ -155,12 +156,12 @@ fn told(ended: hyper::Result<()>) {
     }
 }
 
-/// Where a connection's tasks are begun. They are their own, so that an actor's crash cuts no answer.
+/// The set of a connection's tasks. They belong to no actor, so that an actor's crash cuts no answer.
 #[derive(Clone, Default)]
 struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
 impl Tasks {
-    /// Held for a moment, and whole even if poisoned.
+    /// The lock is held for a moment only; the set is consistent even if the lock is poisoned.
     fn lock(&self) -> MutexGuard<'_, JoinSet<()>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,7 +175,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
     }
 }
 
-/// Ends a connection when it is dropped: the tasks have a hold on their own set.
+/// Aborts a connection's tasks when it is dropped. Dropping [`Tasks`] wouldn't do, since the tasks hold their
+/// own set.
 struct Driver(Tasks);
 
 impl Drop for Driver {

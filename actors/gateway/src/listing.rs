@@ -1,7 +1,8 @@
-//! What `GET /v1/models` and `GET /v1/models/{id}` say: the models of the routes, in a shape that both client
-//! libraries read.
+//! Answers `GET /v1/models` and `GET /v1/models/{id}` with the models of the routes, in a shape that both
+//! client libraries read.
 //!
-//! Nobody is asked. One model is there if the list has it, and then it is the same object.
+//! No provider is asked. A single model exists if the list has it, and then it is the same object as in the
+//! list.
 
 use http::{Response, StatusCode};
 use policy::Caller;
@@ -25,7 +26,7 @@ pub(crate) fn all(routes: &Routes, caller: &Caller, request_id: &str) -> Respons
 /// The model of this name.
 ///
 /// # Errors
-/// The list doesn't have it.
+/// The list doesn't have the model.
 pub(crate) fn one(
     routes: &Routes,
     caller: &Caller,

@@ -1,4 +1,4 @@
-//! What a request says of `stream_options`, and where in it a stream can be asked what it used.
+//! What a request says in `stream_options`, and where in its text a stream's usage can be asked for.
 
 use std::{borrow::Cow, fmt, ops::Range};
 
@@ -10,34 +10,34 @@ use serde_json::value::RawValue;
 
 use crate::fields::{is_taken_for, place};
 
-/// What is written where in a body for a stream to tell what it used.
+/// The text to write into a body, and the range that it replaces, so that a stream reports its usage.
 pub(crate) type Question = (Range<usize>, &'static str);
 
-/// What a request says of `stream_options`.
+/// The member `stream_options` of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Options<'a> {
     Absent,
-    /// Once, spelled as it should be.
+    /// There once, in the right spelling.
     Said(&'a RawValue),
-    /// Twice, or in a spelling that somebody takes for it.
+    /// There twice, or in a spelling that some parser takes for it.
     Unclear,
 }
 
-/// Whether a stream tells what it used.
+/// Whether a stream will report its usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Telling {
-    /// The agent asked for it, or it is no stream.
+    /// The agent asks for the usage, or the answer isn't a stream.
     Asked,
-    /// Nothing is said of it: this asks.
+    /// The request has no options; this text asks for the usage.
     Open(Question),
-    /// The agent has said what it wants, and that is not among it: this asks all the same.
+    /// The agent sets options without asking for the usage; this text asks for it all the same.
     Declined(Question),
-    /// It can't be said what a reader takes out of it.
+    /// Parsers may disagree on what the request asks for.
     Unclear,
 }
 
 impl Telling {
-    /// What asks for it where the agent doesn't.
+    /// The text that asks for the usage where the agent doesn't.
     pub fn question(&self) -> Option<Question> {
         match self {
             Self::Open(question) | Self::Declined(question) => Some(question.clone()),
@@ -47,7 +47,7 @@ impl Telling {
 }
 
 impl<'a> Options<'a> {
-    /// Hears of one more.
+    /// Takes note of one more such member.
     pub fn hear(self, key: &str, value: &'a RawValue) -> Self {
         match self {
             Self::Absent if key == NAME => Self::Said(value),
@@ -55,7 +55,8 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// What a stream is told with these, in `text`, which takes another member at `free`.
+    /// Whether a stream will report its usage with these options, and how to ask for it in `text`, where a
+    /// further member can be inserted at `free`.
     pub fn telling(self, text: &str, free: usize) -> Telling {
         let value = match self {
             Self::Absent => {
@@ -82,7 +83,7 @@ impl<'a> Options<'a> {
 pub(crate) const NAME: &str = "stream_options";
 const ASKS: &str = "include_usage";
 
-/// What is read of the object; an error where its reader might read another.
+/// What is read of the options object. Parsing fails where another parser might read something else.
 struct Members<'a> {
     include_usage: Option<&'a RawValue>,
     any: bool,

@@ -1,7 +1,7 @@
-//! What goes to a provider: one request, which can be begun again while nothing of it was sent.
+//! One request to a provider, which can be started again as long as nothing of it was sent.
 //!
-//! Its body is the agent's own bytes around another model's name, never a copy of them: they are long, and
-//! were paid for once.
+//! Its body is the agent's own bytes around the new model name, never a copy of them: they are long, and
+//! count against the agent's share once.
 
 use std::{
     collections::VecDeque,
@@ -16,10 +16,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::{body::Held, lane::Unsent, upstream::Protocol};
 
-/// Bytes that are handed on at a time: what writes them may copy as much.
+/// Bytes that are handed on at a time: the writer may copy that many.
 const PIECE: usize = 64 * 1024;
 
-/// See the module.
+/// A request to a provider; see the module.
 #[derive(Clone)]
 pub(crate) struct Outgoing {
     pub method: Method,
@@ -28,12 +28,12 @@ pub(crate) struct Outgoing {
     pub tls: bool,
     pub headers: HeaderMap,
     pub body: Parts,
-    /// Whether the agent's bytes in it are still somebody's.
+    /// Tells whether the agent's bytes in the body are still held.
     pub held: Held,
 }
 
 impl Outgoing {
-    /// The request as `protocol` has it.
+    /// The request in the form that `protocol` needs.
     pub fn request(&self, protocol: Protocol) -> Result<Request<Parts>, Unsent> {
         let mut headers = self.headers.clone();
         let uri = match protocol {
@@ -61,7 +61,7 @@ impl Outgoing {
 pub struct Parts(VecDeque<Bytes>);
 
 impl Parts {
-    /// These parts, empty ones left out.
+    /// A body of these parts, without empty ones.
     pub(crate) fn new(parts: impl IntoIterator<Item = Bytes>) -> Self {
         Self(parts.into_iter().filter(|part| !part.is_empty()).collect())
     }

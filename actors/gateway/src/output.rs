@@ -1,7 +1,7 @@
-//! How much of an answer a request asks for: what a budget holds for it.
+//! How long an answer a request asks for, which a budget holds for it.
 //!
-//! Read from the first level of a body beside what else stands there (`fields`), as whoever reads most into
-//! it would. Never here: whether it may have so much.
+//! Read from the first level of a body together with the other members (`fields`), in the way of the parser
+//! that would read the most into it. Whether the request may have so much is not decided here.
 
 use serde::{
     Deserializer as _,
@@ -11,17 +11,17 @@ use serde_json::value::RawValue;
 
 use crate::{fields::is_taken_for, shape::Endpoint};
 
-/// How much of an answer is asked for.
+/// How long an answer is asked for, and how many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Output {
     /// What each of [`Output::MOST`] says.
     most: [Most; 3],
-    /// How many answers are made; 0 and 1 are one. Of what is said twice, or in a spelling that somebody
-    /// takes for it, the most.
+    /// How many answers are made; 0 and 1 both mean one. If a member stands twice, or in a spelling that some
+    /// parser takes for it, the largest value counts.
     pub answers: u64,
 }
 
-/// What a member says of the most that an answer may have. In the order in which one outdoes the other.
+/// What a member says of an answer's maximum, in the order in which one takes precedence over another.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Most {
     #[default]
@@ -29,8 +29,8 @@ enum Most {
     /// `null`: clients write it for what isn't set.
     Unset,
     Said(u64),
-    /// Said twice, in a spelling that not everybody knows, or as what is no positive number: somebody takes
-    /// it for none, or for as much as there is.
+    /// Said twice, in a spelling that not every parser knows, or not as a positive number: some server may
+    /// take that for no maximum, or for as much as there is.
     Unclear,
 }
 
@@ -40,7 +40,7 @@ impl Most {
             return Self::Unset;
         }
         match value.get().parse::<f64>() {
-            // 0 is as good as unsaid to some servers, and a negative one as much as there is.
+            // Some servers take 0 for no maximum, and a negative number for as much as there is.
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
             Ok(most) if most >= 1.0 => Self::Said(most.ceil() as u64),
             _ => Self::Unclear,
@@ -55,10 +55,10 @@ impl Most {
 
 impl Output {
     const MOST: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
-    /// Of `best_of` answers all are made, and `n` of them told.
+    /// All of `best_of` answers are made, and `n` of them returned.
     const ANSWERS: [&str; 2] = ["n", "best_of"];
 
-    /// Whether a member says anything of it.
+    /// Whether a member says anything of the answer's length or number.
     pub fn is_told_by(key: &str) -> bool {
         Self::MOST.into_iter().chain(Self::ANSWERS).any(|name| is_taken_for(key, name))
     }
@@ -74,15 +74,15 @@ impl Output {
     }
 
     fn hear_answers(&mut self, value: &RawValue) {
-        // Saturates, as what is no number at all is for the provider to refuse.
+        // The cast saturates. A value that isn't a number is for the provider to refuse.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what is wanted")]
         if let Ok(count) = value.get().parse::<f64>() {
             self.answers = self.answers.max(count.ceil() as u64);
         }
     }
 
-    /// Tokens of each answer at most, by the names that this endpoint has: any other is passed over by
-    /// providers. None where none of them says it beyond doubt.
+    /// Most tokens of each answer, by the member names that this endpoint has: providers ignore any other.
+    /// `None` where none of them states a maximum beyond doubt.
     pub fn most(&self, endpoint: Endpoint) -> Option<u64> {
         let [tokens, completion, output] = self.most;
         let most = match endpoint {
@@ -98,8 +98,8 @@ impl Output {
     }
 }
 
-/// How many prompts a completion's `prompt` holds, each of which is answered: texts, or lists of tokens.
-/// Counted unkept, however many they are.
+/// How many prompts (texts, or lists of tokens) a completion's `prompt` holds, each of which is answered.
+/// They are counted without being kept.
 pub(crate) fn texts(value: &RawValue) -> u64 {
     struct Prompts;
     impl<'de> Visitor<'de> for Prompts {

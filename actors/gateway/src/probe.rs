@@ -1,9 +1,9 @@
 //! One request to one provider, outside any sandbox: does it answer, take its key, and speak its protocol?
 //!
-//! The same connection and headers as an agent's requests have; no route, no budget, nothing on record.
-//! Whatever comes back is bounded in bytes and in time. Who was sent a key can say it in any way there is,
-//! reversed or a letter at a time, which nobody finds: no word of theirs is told, and of others scrubbed ones
-//! alone. Never here: what is to be mended, and how it is told.
+//! Uses the same connections and headers as agents' requests, but no route and no budget, and records
+//! nothing. The answer is bounded in bytes and in time. A provider that was sent a key can repeat it in ways
+//! that no search finds, reversed or a letter at a time. So nothing that it says is ever shown, and of other
+//! providers only scrubbed text. What to fix, and how to report it, is not decided here.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -29,76 +29,73 @@ use crate::{
     upstream_error::{Scrub, explained},
 };
 
-/// Most of an answer that is read, in bytes. The longest list of models that is known has some hundreds of
-/// KiB.
+/// Most of an answer that is read, in bytes. The longest known list of models has some hundreds of KiB.
 pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// Most names that are kept of a list of models; more are counted.
 pub const MAX_NAMES: usize = 64;
-/// Longest explanation of a provider's that is told, in bytes.
+/// Longest explanation of a provider's that is shown, in bytes.
 const MAX_WHY: usize = 300;
-/// Tokens that a model may spend which thinks before it speaks, and refuses `max_tokens`.
+/// Maximum of tokens for a reasoning model, which refuses `max_tokens`.
 const THINKING: u32 = 16;
 
-/// What is asked.
+/// What a probe asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question<'a> {
-    /// Which models there are: costs nothing.
+    /// The list of models, which costs nothing.
     Models,
-    /// One token of this model.
+    /// One token from this model.
     Token(&'a str),
 }
 
-/// What a probe needs of the world.
+/// A probe, with the capabilities that it needs from outside this crate.
 pub struct Probe {
     /// Makes connections.
     pub dial: Arc<dyn Dial>,
     /// Scrubs error texts.
     pub scrub: Scrub,
-    /// How long everything may take together.
+    /// The longest that the whole probe may take.
     pub within: Duration,
 }
 
-/// What a provider said that is well.
+/// The answer of a provider that works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// What was asked for.
+    /// The content of the answer.
     pub said: Said,
-    /// From the first step of the connection to the head of the answer.
+    /// The time from the start of connecting to the head of the answer.
     pub first_byte: Duration,
 }
 
-/// What was asked for.
+/// The content of an answer, by what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
     /// Its models.
     Models {
         /// How many it lists.
         count: usize,
-        /// Those of their names that can stand in a configuration, [`MAX_NAMES`] at most; none where a key
-        /// was sent.
+        /// The names that can stand in a configuration, at most [`MAX_NAMES`]; empty where a key was sent.
         names: Vec<SmolStr>,
     },
-    /// A token, or as many as it was.
+    /// A token, or several.
     Token,
 }
 
-/// What is wrong. None of it holds a word of a provider's that was sent a key, nor anything of another's that
-/// isn't scrubbed.
+/// What is wrong. Never holds a word from a provider that was sent a key, nor unscrubbed text from another.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// There is no connection.
+    /// The connection failed.
     #[error("can't be connected to: {0}")]
     Connect(io::Error),
-    /// Nor did it come in time.
+    /// The connection wasn't made in time.
     #[error("no connection within {}", humantime::format_duration(*.0))]
     NotConnected(Duration),
-    /// It took the request and said nothing.
+    /// The provider took the request and sent nothing.
     #[error("no answer within {}", humantime::format_duration(*.0))]
     Silent(Duration),
-    /// It began to answer and didn't end.
+    /// The provider began to answer and didn't finish.
     #[error("its answer didn't end within {}", humantime::format_duration(*.0))]
     Endless(Duration),
-    /// The connection broke, or what came is no HTTP.
+    /// The connection broke, or the answer isn't HTTP.
     #[error("{0}")]
     Broken(String),
     /// 401 and 403.
@@ -112,12 +109,12 @@ pub enum Fault {
     /// Another status than success.
     #[error("answered {}{}", .code.as_u16(), after(.why.as_deref()))]
     Status {
-        /// Which.
+        /// The status.
         code: StatusCode,
-        /// What it says of it, scrubbed; none where a key was sent.
+        /// The provider's explanation, scrubbed; `None` where a key was sent.
         why: Option<String>,
     },
-    /// It answers, and not as its kind does.
+    /// The answer isn't of the protocol of its kind.
     #[error("{0}")]
     OtherProtocol(String),
     /// The key can't stand in a header.
@@ -133,10 +130,10 @@ fn after(why: Option<&str>) -> String {
     why.map(|why| format!(": {why}")).unwrap_or_default()
 }
 
-/// A fault, and what is known besides and told to nobody.
+/// A fault, with what is known besides but never shown.
 struct Failed {
     fault: Fault,
-    /// It names `max_completion_tokens`.
+    /// Whether the provider's error names `max_completion_tokens`.
     names_other_limit: bool,
 }
 
@@ -147,10 +144,10 @@ impl From<Fault> for Failed {
 }
 
 impl Probe {
-    /// Asks.
+    /// Asks a provider.
     ///
     /// # Errors
-    /// Whatever is not as it should be.
+    /// The first thing that is wrong.
     pub async fn ask(&self, provider: &Provider, question: Question<'_>) -> Result<Answer, Fault> {
         let until = Instant::now() + self.within;
         let asked = match question {
@@ -158,8 +155,8 @@ impl Probe {
             Question::Token(model) => {
                 let body = one_token(model, "max_tokens", 1);
                 match self.ask_once(provider, question, body, until).await {
-                    // Models that think refuse `max_tokens`, and who knows no others doesn't know the other
-                    // name.
+                    // Reasoning models refuse `max_tokens`. A provider without such models doesn't know the
+                    // other name, so it can't be tried first.
                     Err(Failed { names_other_limit: true, .. }) if provider.kind == Kind::Openai => {
                         let body = one_token(model, "max_completion_tokens", THINKING);
                         self.ask_once(provider, question, body, until).await
@@ -181,7 +178,7 @@ impl Probe {
         let began = Instant::now();
         let outgoing = outgoing(provider, question, body)?;
         let upstream = Upstream::of(&provider.base);
-        // Kept until the answer is read: it ends with this.
+        // Kept until the answer is read: the connection is closed when this is dropped.
         let mut line = timeout_at(until, Line::open(&*self.dial, &upstream))
             .await
             .map_err(|_| Fault::NotConnected(self.within))?
@@ -189,7 +186,7 @@ impl Probe {
         let left = until.saturating_duration_since(Instant::now());
         let response = match line.try_send(&outgoing, left).await {
             Ok(Sent::Answer(response)) => response,
-            // It hung up, or spoke first, which no server of HTTP does.
+            // The provider hung up, or sent something first, which no HTTP server does.
             Ok(Sent::HandedBack(_)) => {
                 let why = "it ended the connection, or spoke, before it was asked";
                 return Err(Fault::Broken(why.into()).into());
@@ -241,17 +238,17 @@ impl Probe {
             Fault::OtherProtocol("what it answers is no list of models (`{\"data\":[{\"id\":…}]}`)".into())
         })?;
         let models = listing.data.unwrap_or_default();
-        // A name that looks like a secret is nobody's model.
+        // A name that the scrubber changes looks like a secret, and is no model's.
         let is_fit = |id: &str| provider.key.is_none() && plain_name(id).is_ok() && (self.scrub)(id) == id;
         let names = models.iter().map(|model| model.id.as_str()).filter(|id| is_fit(id)).take(MAX_NAMES);
         Ok(Said::Models { count: models.len(), names: names.map(SmolStr::new).collect() })
     }
 }
 
-/// A list of models, of either protocol: what else stands there is not ours.
+/// A list of models, in either protocol; other members are ignored.
 #[derive(Deserialize)]
 struct Listing {
-    /// Must be there; Ollama without any model says `null`.
+    /// Must be there, but may be `null`: Ollama answers so if it has no model.
     #[serde(deserialize_with = "said_or_null")]
     data: Option<Vec<Model>>,
 }
@@ -265,7 +262,7 @@ fn said_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Model>>
     Option::deserialize(from)
 }
 
-/// Whether it is the answer of a model of this kind.
+/// Checks that an answer is a model's, in the protocol of this kind.
 fn token(bytes: &[u8], kind: Kind) -> Result<Said, Fault> {
     let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let (is_one, wanted) = match kind {
@@ -277,7 +274,7 @@ fn token(bytes: &[u8], kind: Kind) -> Result<Said, Fault> {
     is_one.then_some(Said::Token).ok_or_else(other)
 }
 
-/// What a scrubbed error says, in one line.
+/// The message of a scrubbed error, in one line.
 fn explanation(error: &Value) -> Option<String> {
     let message = [&error["error"]["message"], &error["message"], &error["detail"], &error["error"]];
     let text = message.into_iter().find_map(Value::as_str)?;
@@ -290,7 +287,7 @@ fn explanation(error: &Value) -> Option<String> {
 fn outgoing(provider: &Provider, question: Question<'_>, body: Bytes) -> Result<Outgoing, Fault> {
     let (method, path, query) = match (question, provider.kind) {
         (Question::Models, Kind::Openai) => (Method::GET, "/v1/models", ""),
-        // It lists twenty where nobody says otherwise.
+        // Without a limit, only twenty models are listed.
         (Question::Models, Kind::Anthropic) => (Method::GET, "/v1/models", "?limit=1000"),
         (Question::Token(_), Kind::Openai) => (Method::POST, "/v1/chat/completions", ""),
         (Question::Token(_), Kind::Anthropic) => (Method::POST, "/v1/messages", ""),
@@ -311,7 +308,7 @@ fn outgoing(provider: &Provider, question: Question<'_>, body: Bytes) -> Result<
     })
 }
 
-/// The same for both protocols.
+/// A request for a few tokens, which is the same in both protocols.
 fn one_token(model: &str, limit: &str, tokens: u32) -> Bytes {
     let message = json!({ "role": "user", "content": "Say one word." });
     let mut body = json!({ "model": model, "messages": [message] });

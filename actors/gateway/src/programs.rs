@@ -1,7 +1,7 @@
 //! Which programs may ask the gateway, or use a route.
 //!
-//! Judged by who the proxy found at the other end of the connection ([`policy::Caller`]), as a policy's entry
-//! judges.
+//! Judges the program that the proxy identified at the other end of the connection ([`policy::Caller`]), as a
+//! policy's entry does.
 
 use policy::{Binary, Caller, NamedProgram};
 
@@ -11,12 +11,13 @@ use crate::refusal::Refusal;
 /// Most programs in one list.
 pub const MAX_PROGRAMS: usize = 64;
 
-/// A list of them, or none: then it is for any.
+/// A list of programs, or `None`, which admits any program.
 #[derive(Debug, Default)]
 pub(crate) struct Programs(Option<Box<[Binary]>>);
 
 impl Programs {
-    /// Reads `binaries` of what lies below `at`, a path that ends with a dot or is empty.
+    /// Checks a `binaries` list. `at` is the path of the object that holds it, for messages; it ends with a
+    /// dot or is empty.
     ///
     /// # Errors
     /// Every fault.
@@ -38,12 +39,12 @@ impl Programs {
         if faults.is_empty() { Ok(Self(Some(list.into()))) } else { Err(faults) }
     }
 
-    /// Whether this caller is one of them.
+    /// Whether the list admits this caller.
     pub fn admit(&self, caller: &Caller) -> bool {
         self.0.as_ref().is_none_or(|list| list.iter().any(|binary| binary.admits(caller)))
     }
 
-    /// Why a caller isn't; `of`: what the list is for, `key` where it stands.
+    /// The refusal of a caller that isn't admitted. `of` says what the list is for, `key` where it stands.
     pub fn refusal(&self, caller: &Caller, of: &str, key: &str) -> Refusal {
         let path = &caller.executable.path;
         let list = self.0.as_deref().unwrap_or_default();

@@ -1,8 +1,9 @@
 //! The [`Ledger`] that writes to the audit log and the metrics.
 //!
 //! Labels are the provider's name and the route's alias, both from the operator's file. A request that can't
-//! be audited is not sent. Allowed is what was to be sent to a provider, whatever became of it there; what is
-//! answered here is denied, be it for want of a route or because it was no request at all.
+//! be recorded is not sent. A request counts as allowed if it was to be sent to a provider, whatever happened
+//! there. A request that is answered here counts as denied, be it because it has no route or because it isn't
+//! a valid request.
 
 use std::time::Duration;
 
@@ -23,14 +24,14 @@ const NONE: &str = "none";
 /// The label of a budget that counts all providers' requests, or those for all models.
 const ALL: &str = "*";
 
-/// See the module.
+/// The ledger over the audit log and the metrics; see the module.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     sink: Sink,
 }
 
 impl Telemetry {
-    /// Over the audit log's sink.
+    /// A ledger that writes to the audit log's sink.
     pub fn new(sink: Sink) -> Self {
         Self { sink }
     }
@@ -64,7 +65,8 @@ fn label(word: &Option<smol_str::SmolStr>) -> &str {
     word.as_deref().unwrap_or(NONE)
 }
 
-/// The entry that decided, as on every layer: of this one the route, and empty where none matched.
+/// The entry that decided, which every layer records. On this layer it is the route, and empty where none
+/// matched.
 fn entry(exchange: &Exchange) -> &str {
     exchange.route.as_deref().unwrap_or_default()
 }
@@ -91,15 +93,17 @@ impl Ledger for Telemetry {
     fn refused(&self, exchange: &Exchange, refusal: &Refusal) {
         let code = refusal.status.as_u16();
         metrics::inference_request(label(&exchange.provider), label(&exchange.route), code);
-        // A provider that gave no answer was allowed to be asked; everything else was refused here.
+        // 502 and 504 mean that a provider was allowed to be asked and gave no usable answer; any other
+        // status was refused here.
         let asked = matches!(refusal.status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         let verdict = if asked { Verdict::Allowed } else { Verdict::Denied };
         if !asked {
-            // No route's doing, mostly: then it counts for why it came to nothing, as in the proxy.
+            // Only a 403 is a decision of this layer. Any other refusal is counted under its error code, as
+            // in the proxy.
             let layer = if refusal.status == StatusCode::FORBIDDEN { refusal.layer } else { refusal.code };
             metrics::decision(layer, verdict, entry(exchange));
         }
-        // Refused already: an unrecorded refusal lets nothing through.
+        // The request is refused already, so a failed write lets nothing through.
         let _ = self.write(Inference {
             code: Some(code),
             layer: (!asked).then(|| refusal.layer.into()),
@@ -110,7 +114,7 @@ impl Ledger for Telemetry {
 
     fn guessed(&self, exchange: &Exchange) {
         metrics::guesses_spent();
-        // It comes late already.
+        // The answers are delayed already, so a failed write changes nothing.
         let _ = self.write(Inference {
             detail: Some(redactor::guesses::SPENT.into()),
             ..event(exchange, Verdict::Audited)
@@ -144,7 +148,7 @@ impl Ledger for Telemetry {
                 metrics::inference_tokens(provider, route, kind, count);
             }
         }
-        // The answer is out; only its record is lost, and the sink counts that.
+        // The answer was sent; if the write fails only the record is lost, and the sink counts that.
         let _ = self.write(Inference {
             code: Some(outcome.code),
             input_tokens: tokens.input,

@@ -1,5 +1,5 @@
-//! What the agent is told when it gets no model's answer: one JSON shape for all, as on every layer of
-//! cofferdam.
+//! What the agent is told when it gets no model's answer. All refusals have one JSON shape, as on every layer
+//! of cofferdam.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -17,14 +17,14 @@ use crate::{
 /// The header that carries the id of a request, for the audit log.
 pub const REQUEST_ID: &str = "x-cofferdam-request-id";
 
-/// The layer of what is no model request, or has no route.
+/// The layer that refuses what is no model request, or has no route.
 pub const INFERENCE: &str = "inference";
-/// The layer of what no budget has room for.
+/// The layer that refuses a request for which a budget has no room.
 pub const BUDGET: &str = "budget";
 
 /// Longest piece of the agent's own text that is repeated to it.
 const MAX_ECHO: usize = 256;
-/// After how many seconds it is worth asking again where requests in flight hold what is left of a budget.
+/// `Retry-After` in seconds where only requests in flight hold what is left of a budget.
 const CROWDED_AGAIN: u64 = 5;
 
 /// A refusal.
@@ -73,9 +73,9 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail).hint(with_a_route(listed))
     }
 
-    /// 403: a budget has no room for it; 503: what was used isn't known, or can't be put on record.
+    /// 403: a budget has no room for the request; 503: the counts can't be read or written.
     pub(crate) fn not_admitted(why: &NotAdmitted, now: u64) -> Self {
-        // The causes are the operator's machine's: they are for the log.
+        // The causes are about the operator's machine, so they go to the log only.
         let refused = match why {
             NotAdmitted::Spent(spent) => Self::spent(spent, now),
             NotAdmitted::Unreadable(_) => {
@@ -105,7 +105,7 @@ impl Refusal {
         Self { retry_after: Some(after), ..denied }
     }
 
-    /// 400: a budget counts its tokens, and would not be told of them.
+    /// 400: a budget counts the request's tokens, but the usage wouldn't be reported.
     pub(crate) fn uncounted(what: &str, hint: &str) -> Self {
         let detail = format!("{what} where a budget counts tokens: what was used would not be told");
         Self { layer: BUDGET, ..Self::new(StatusCode::BAD_REQUEST, "bad_request", detail).hint(hint) }
@@ -123,7 +123,8 @@ impl Refusal {
 
     pub(crate) fn unsent(provider: &str, fault: &Unsent) -> Self {
         match fault {
-            // The cause may name addresses of the operator's network: that is for the log, not for the agent.
+            // The cause may name addresses of the operator's network, so it goes to the log and must never
+            // reach the agent.
             Unsent::Connect(_) => Self::unreachable(format!("provider {provider} can't be connected to")),
             Unsent::Broken(_) => {
                 Self::unreachable(format!("provider {provider} broke off or answered no HTTP"))
@@ -138,7 +139,7 @@ impl Refusal {
         }
     }
 
-    /// Writes it down for the agent.
+    /// The answer for the agent.
     pub fn respond(&self, about: &About<'_>) -> Response<Body> {
         #[derive(Serialize)]
         struct Shown<'a> {
@@ -181,9 +182,9 @@ impl Refusal {
 /// The request that an answer is about.
 #[derive(Debug, Clone, Copy)]
 pub struct About<'a> {
-    /// As the agent addressed it.
+    /// The host, as the agent addressed it.
     pub host: &'a str,
-    /// As the agent addressed it.
+    /// The port, as the agent addressed it.
     pub port: u16,
     /// Method.
     pub method: &'a str,
@@ -212,7 +213,7 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize, request_id: &str)
     response
 }
 
-/// A budget as a refusal calls it.
+/// Names a budget for a refusal.
 fn named(spent: &Spent) -> String {
     let Which { per, provider, model } = &spent.which;
     let what = match spent.counts {
@@ -226,7 +227,7 @@ fn named(spent: &Spent) -> String {
     format!("the budget of {} {what} a {}{provider}{model}", spent.limit, per.as_str())
 }
 
-/// What could be asked for instead.
+/// A hint that lists models that could be asked for instead.
 fn with_a_route(listed: &[smol_str::SmolStr]) -> String {
     let known: Vec<_> = listed.iter().take(8).map(|m| m.as_str()).collect();
     if known.is_empty() {

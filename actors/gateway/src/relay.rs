@@ -1,8 +1,9 @@
-//! The answer's body on its way to the agent: chunk by chunk, nothing gathered, within the route's time-outs.
+//! Relays the answer's body to the agent chunk by chunk, without buffering the whole, within the route's
+//! time-outs.
 //!
-//! Each chunk is looked at by the token counter and searched for the key; what the agent didn't ask for is
-//! taken out in between. It holds the exchange's place among those in flight and the connection, and tells
-//! the ledger how it ended, however it ends.
+//! Each chunk passes the token counter, then what the agent didn't ask for is taken out, then the rest is
+//! searched for the key. The body holds the exchange's place among those in flight and the connection, and
+//! reports to the ledger how it ended, however it ends.
 
 use std::{
     pin::Pin,
@@ -27,7 +28,7 @@ use crate::{
     withhold::Withhold,
 };
 
-/// Why an answer ended before its time.
+/// Why an answer was cut off.
 #[derive(Debug, thiserror::Error)]
 pub enum Cut {
     /// The provider fell silent.
@@ -41,27 +42,27 @@ pub enum Cut {
     Upstream,
 }
 
-/// What the ledger is told at the end.
+/// What is needed to report the end of an answer to the ledger and the budgets.
 pub(crate) struct Story {
     pub ledger: Arc<dyn Ledger>,
     pub exchange: Exchange,
     pub code: u16,
     pub kind: Kind,
-    /// Whether its text is made of tokens that count.
+    /// Whether the answer's text is made by a model, so that its tokens count.
     pub answers: bool,
-    /// What of budgets is held for it.
+    /// What is held of budgets for the request.
     pub held: Option<Reservation>,
 }
 
-/// See the module.
+/// The body of an answer on its way to the agent; see the module.
 pub(crate) struct Relay<B> {
     inner: B,
-    /// What is yet to be looked at of the last frame.
+    /// The rest of the last frame, which is searched piece by piece.
     pieces: Pieces,
     withhold: Option<Withhold>,
     sieve: Sieve,
     tap: Tap,
-    /// None of an answer that is on record already.
+    /// `None` for an answer that is on record already.
     story: Option<Story>,
     began: Instant,
     timeouts: Timeouts,
@@ -155,7 +156,7 @@ where
                 }
                 Poll::Ready(Some(Ok(frame))) => {
                     this.idle.as_mut().reset(tokio::time::Instant::now() + this.timeouts.idle);
-                    // Trailers are dropped: none of these protocols has any.
+                    // Trailers are dropped: none of these protocols uses them.
                     let Ok(data) = frame.into_data() else { continue };
                     this.bytes = this.bytes.saturating_add(data.len() as u64);
                     this.pieces.put(data);
@@ -229,7 +230,7 @@ mod tests {
         Relay::new(Full::new(text.into()), (withhold, sieve), Tap::new(""), times, None, (share, None))
     }
 
-    /// Whatever a provider sends at once, others have their turns while it is searched; and all of it
+    /// However much a provider sends at once, other tasks get their turns while it is searched; and all of it
     /// arrives.
     #[tokio::test]
     async fn a_turn_passes_a_piece_at_most() {
@@ -253,7 +254,7 @@ mod tests {
                 }
             }
             assert!(String::from_utf8(out).unwrap() == text.replace(KEY, &"*".repeat(KEY.len())));
-            // And what waited.
+            // Beyond a piece, a turn passes on what the search held back before.
             assert!(turns.len() >= 5 && turns.iter().all(|turn| *turn < PIECE + 1024), "{turns:?}");
         }
     }

@@ -1,8 +1,8 @@
-//! How long whoever failed is left alone: one number, read and written without a lock.
+//! For how long a provider or target that failed is avoided: one number, read and written without a lock.
 //!
-//! Each provider has one (it can't be connected to) and each target (that model there is overloaded, or its
-//! rate is used up), so there are never more than the configuration has targets. It lives with the routes,
-//! above the actor. Never here: what is a failure.
+//! Each provider has one (set when it can't be connected to), and so has each target (set when that model
+//! there is overloaded, or its rate limit is used up), so the configuration bounds their number. They are
+//! owned by the routes, above the actor. What counts as a failure is not decided here.
 
 use std::{
     sync::{
@@ -12,16 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longest rest, whatever a provider asks for: so soon an outage's end, and a mistake in a header, is
-/// noticed.
+/// Longest rest, whatever a provider asks for, so that the end of an outage, or a mistake in a header, is
+/// noticed soon.
 pub const MAX_REST: Duration = Duration::from_secs(60);
-/// Rest of whoever names no time.
+/// Rest of a provider that names no time.
 pub const REST: Duration = Duration::from_secs(10);
 
-/// The monotonic clock's beginning, here.
+/// The moment from which [`Rest`] counts time.
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// See the module. Of two that write at a time the later time may be lost: it rests a little less.
+/// A time until which a provider or target is avoided; see the module. Concurrent writes may lose the later
+/// time, which makes the rest a little shorter.
 #[derive(Debug, Default)]
 pub(crate) struct Rest {
     /// Milliseconds since [`BEGAN`]; 0 for none.
@@ -29,7 +30,8 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// Rests for so long from `now` on, [`MAX_REST`] at most, and never shorter than it would anyway.
+    /// Begins a rest of `how_long` from `now` on, at most [`MAX_REST`]. Never shortens a rest that is under
+    /// way.
     pub fn begin(&self, now: Instant, how_long: Duration) {
         let until = since_began(now).saturating_add(millis(how_long.min(MAX_REST)));
         if !how_long.is_zero() {
@@ -37,14 +39,14 @@ impl Rest {
         }
     }
 
-    /// It works again.
+    /// Ends the rest: the provider or target works again.
     pub fn end(&self) {
         if self.until.load(Relaxed) != 0 {
             self.until.store(0, Relaxed);
         }
     }
 
-    /// Whether it rests at `now`.
+    /// Whether the rest still lasts at `now`.
     pub fn lasts(&self, now: Instant) -> bool {
         self.until.load(Relaxed) > since_began(now)
     }

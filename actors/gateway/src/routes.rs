@@ -1,7 +1,7 @@
 //! The compiled, immutable table from model names to providers.
 //!
 //! A request loads one snapshot and decides from it alone. A new table takes over the lanes (connections,
-//! health) and rests of the providers that stayed the same, so a publication costs nobody a connection.
+//! health) and rests of the providers that stayed the same, so a publication closes no connection of theirs.
 
 use std::{
     fmt,
@@ -23,7 +23,7 @@ use crate::{
     rest::Rest,
 };
 
-/// What stands in the place of a key in an answer.
+/// What replaces a key in an answer.
 const MASK: Mask = Mask::Words(b"[REDACTED:provider-key]");
 
 /// A provider, ready for use.
@@ -34,11 +34,11 @@ pub struct Provider {
     pub kind: Kind,
     /// Where it answers.
     pub base: BaseUrl,
-    /// As the operator judged it.
+    /// How far the operator trusts it.
     pub trust: Trust,
     /// What it costs.
     pub cost: Cost,
-    /// Whether it is asked what a stream used.
+    /// Whether the gateway asks it for a stream's usage.
     pub stream_usage: StreamUsage,
     /// The reference behind `key`, for `status`.
     pub reference: Option<String>,
@@ -51,35 +51,35 @@ pub struct Provider {
 pub struct Route {
     /// The alias; a metrics label.
     pub alias: Glob,
-    /// In order of preference, never empty.
+    /// Its targets in order of preference, never empty.
     pub targets: Vec<Target>,
     /// Its time-outs.
     pub timeouts: Timeouts,
     pub(crate) programs: Programs,
 }
 
-/// Where a route leads.
+/// A provider, and the model's name there.
 pub struct Target {
-    /// Who answers.
+    /// The provider that is asked.
     pub provider: Arc<Provider>,
     /// The name to write into the request; `None` keeps the agent's.
     pub model: Option<SmolStr>,
-    /// After it said that it didn't serve; the same of all routes that lead there.
+    /// The rest after it answered that it didn't serve. Shared by all routes that have this target.
     rest: Arc<Rest>,
 }
 
 impl Target {
-    /// Whether it is left alone, since it failed a short time ago.
+    /// Whether the target is avoided, since it or its provider failed a short time ago.
     pub(crate) fn rests(&self, now: Instant) -> bool {
         self.rest.lasts(now) || self.provider.lane.rest.lasts(now)
     }
 
-    /// It didn't serve, and is left alone for so long.
+    /// Avoids the target for `how_long`, since it didn't serve.
     pub(crate) fn rest(&self, now: Instant, how_long: Duration) {
         self.rest.begin(now, how_long);
     }
 
-    /// It serves.
+    /// Ends the target's rest: it served.
     pub(crate) fn works(&self) {
         self.rest.end();
         self.provider.lane.rest.end();
@@ -91,7 +91,7 @@ impl Target {
 pub struct Routes {
     providers: Vec<Arc<Provider>>,
     routes: Vec<Arc<Route>>,
-    /// Who may ask at all.
+    /// The programs that may ask the gateway at all.
     pub(crate) programs: Programs,
 }
 
@@ -165,15 +165,16 @@ impl Routes {
         if faults.is_empty() { Ok(Self { providers, routes, programs }) } else { Err(Faults(faults)) }
     }
 
-    /// The first route, in the order of the file, that a literal alias or else a pattern makes fit.
+    /// The route for a model: the one whose alias is literally its name, else the first in the order of the
+    /// file whose pattern matches.
     pub fn find(&self, model: &str) -> Option<Arc<Route>> {
         let literal = self.routes.iter().find(|r| r.alias.is_literal() && r.alias.as_str() == model);
         literal.or_else(|| self.routes.iter().find(|r| r.alias.matches(model))).cloned()
     }
 
-    /// Names that this caller may send back and be served: literal aliases, and of a pattern the models
-    /// behind it whose own name the pattern fits, as long as another route isn't found first that isn't for
-    /// it. Sorted, each once.
+    /// The names that this caller may send and be served: literal aliases, and the models behind a pattern
+    /// whose own names match it. A name is left out if the route found for it isn't for this caller. Sorted,
+    /// each once.
     pub fn listed(&self, caller: &Caller) -> Vec<SmolStr> {
         let mut names: Vec<SmolStr> = Vec::new();
         for route in self.routes.iter().filter(|route| route.programs.admit(caller)) {
@@ -196,7 +197,7 @@ impl Routes {
         &self.providers
     }
 
-    /// Whether anything can be asked at all.
+    /// Whether there are no routes, so that nothing can be asked.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
     }

@@ -1,8 +1,9 @@
-//! The gateway, and the first half of a model request's road: shape → body → route; then a `call` walks over
-//! the route's targets.
+//! The gateway, and the first steps of a model request: shape → body → route. Then a `call` walks over the
+//! route's targets.
 //!
-//! A task walks it over one snapshot of the routes; no actor is asked. Nothing is sent before it is recorded,
-//! and nothing of the caller's but the body and a short list of headers is sent at all.
+//! A request is served in its own task on one snapshot of the routes; no actor is asked. Nothing is sent
+//! before it is recorded, and of the caller's request only the body and a short list of headers are sent at
+//! all.
 
 use std::{sync::Arc, time::Instant};
 
@@ -31,11 +32,11 @@ use crate::{
     upstream_error::Scrub,
 };
 
-/// Model requests in flight at one time, streams included, of which one agent has its share
-/// ([`policy::Shares`]). More are answered 503.
+/// Most model requests in flight at the same time, streams included; each agent may have a share of them
+/// ([`policy::Shares`]). Further ones are answered 503.
 pub const MAX_IN_FLIGHT: usize = 128;
 
-/// What the gateway needs of the world.
+/// The capabilities and data that the gateway needs from outside this crate.
 #[derive(Clone)]
 pub struct Deps {
     /// Makes connections.
@@ -46,13 +47,13 @@ pub struct Deps {
     pub scrub: Scrub,
     /// Keys, resolved before the start.
     pub credentials: Credentials,
-    /// What who guesses has learned of them.
+    /// How much callers that guess at keys have learned.
     pub guesses: Guesses,
-    /// Where the counts of budgets are kept; none keeps them in memory alone.
+    /// Where the counts of budgets are stored; `None` keeps them in memory only.
     pub shelf: Option<Arc<dyn Shelf>>,
 }
 
-/// Answers for `inference.local`. Lives above its actor; cheap to clone.
+/// Answers requests to `inference.local`. Owned above its actor; cheap to clone.
 #[derive(Clone)]
 pub struct Gateway {
     inner: Arc<Inner>,
@@ -61,9 +62,9 @@ pub struct Gateway {
 struct Inner {
     deps: Deps,
     routes: ArcSwap<Routes>,
-    /// Bytes of bodies.
+    /// The bytes that request bodies may hold.
     room: Shares,
-    /// Where long ones are read.
+    /// Parses long bodies.
     desk: Desk,
     in_flight: Shares,
     budgets: Budgets,
@@ -78,7 +79,7 @@ pub struct ProviderStatus {
     pub kind: Kind,
     /// Host and port.
     pub endpoint: String,
-    /// As the operator judged it.
+    /// How far the operator trusts it.
     pub trust: Trust,
     /// What it costs.
     pub cost: Cost,
@@ -98,14 +99,14 @@ impl Gateway {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Compiles a section and puts it in force in one step. Requests under way end on the table they began
-    /// with. The first that has budgets reads their counts, a small file.
+    /// Compiles a section and puts it in force atomically. Requests under way finish with the table they
+    /// began with. The first section that has budgets reads their counts, a small file.
     ///
     /// # Errors
-    /// All faults; the table in force stays, and the budgets.
+    /// All faults; the table and the budgets in force stay.
     pub fn publish(&self, inference: &Inference) -> Result<(), Faults> {
         let routes = Routes::compile(inference, &self.inner.deps.credentials, &self.routes())?;
-        // First, so that nothing goes a new way uncounted.
+        // Before the routes, so that no request takes a new route uncounted.
         self.inner.budgets.configure(budgets::limits(inference));
         self.inner.routes.store(Arc::new(routes));
         Ok(())
@@ -140,8 +141,8 @@ impl Gateway {
         self.inner.in_flight.taken()
     }
 
-    /// Closes kept connections that are too old, and tells how the budgets stand; gives how many are kept
-    /// still.
+    /// Closes kept connections that are too old, and reports how the budgets stand. Returns the number of
+    /// connections that are still kept.
     pub fn sweep(&self) -> usize {
         self.inner.budgets.tell();
         let mut kept = 0;
@@ -151,7 +152,7 @@ impl Gateway {
         kept
     }
 
-    /// Answers one request. Never fails: every fault is an answer.
+    /// Answers one request. Never fails: every fault becomes an answer.
     pub async fn serve(&self, request: Request<Body>, caller: Caller, request_id: &str) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let exchange = Exchange {

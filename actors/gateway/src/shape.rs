@@ -1,6 +1,7 @@
-//! The closed table of what may be asked of `inference.local`.
+//! The closed table of the endpoints of `inference.local`.
 //!
-//! Anything else gets a 404 of ours; nothing of an unknown shape is ever sent to a provider.
+//! The gateway itself answers any other path with 404; a request of an unknown shape is never sent to a
+//! provider.
 
 use std::borrow::Cow;
 
@@ -9,7 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::config::Kind;
 
-/// One thing that can be asked for.
+/// An endpoint of `inference.local`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// `GET /v1/models`: answered from the routes.
@@ -37,7 +38,7 @@ pub enum Misshapen {
     UnknownPath,
     /// The path is known, the method isn't the one it takes.
     Method(&'static str),
-    /// A query that the endpoint doesn't have.
+    /// The query is none that the endpoint knows.
     Query,
     /// The body is not declared to be JSON.
     ContentType,
@@ -55,14 +56,14 @@ const TABLE: [(&str, Endpoint); 7] = [
     ("/v1/messages/count_tokens", Endpoint::CountTokens),
 ];
 
-/// What stands before a model's name. The name may hold slashes, as they are or as `%2F`.
+/// The path in front of a model's name. The name may hold slashes, raw or as `%2F`.
 const MODEL: &str = "/v1/models/";
 
 impl Endpoint {
     /// Finds the endpoint of a request and checks what can be checked before its body is read.
     ///
     /// # Errors
-    /// What doesn't fit.
+    /// The first thing that doesn't fit.
     pub fn judge(
         method: &Method,
         path: &str,
@@ -76,7 +77,7 @@ impl Endpoint {
             .or_else(|| Self::Model.model(path).map(|_| Self::Model))
             .ok_or(Misshapen::UnknownPath)?;
         if matches!(endpoint, Self::Models | Self::Model) {
-            // Its query only pages through a list, and the list here is short: it is ignored.
+            // The query is for paging through a long list; ours is short, so it is ignored.
             return if method == Method::GET { Ok(endpoint) } else { Err(Misshapen::Method("GET")) };
         }
         if method != Method::POST {
@@ -94,7 +95,8 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// The query to send upstream for the one that came: `Some("")` for none, `None` if it isn't known.
+    /// The query to send upstream for the agent's query: `Some("")` for none, `None` if the query isn't
+    /// known.
     pub fn upstream_query(self, query: Option<&str>) -> Option<&'static str> {
         match (self, query) {
             (_, None | Some("")) => Some(""),
@@ -103,23 +105,23 @@ impl Endpoint {
         }
     }
 
-    /// The model that a path names, in the one endpoint whose path does.
+    /// The model that the path of [`Self::Model`] names; `None` for every other endpoint.
     pub fn model(self, path: &str) -> Option<Cow<'_, str>> {
         let id = path.strip_prefix(MODEL).filter(|id| self == Self::Model && !id.is_empty())?;
         percent_decode_str(id).decode_utf8().ok()
     }
 
-    /// The path that the agent asked for; empty for what a provider is never asked.
+    /// The endpoint's path; empty for [`Self::Model`], which is never sent to a provider.
     pub fn path(self) -> &'static str {
         TABLE.iter().find(|(_, it)| *it == self).map_or("", |(path, _)| path)
     }
 
-    /// Whether a stream tells what it used only when `stream_options` asks for it.
+    /// Whether a stream reports its usage only if `stream_options` asks for it.
     pub fn has_stream_options(self) -> bool {
         matches!(self, Self::ChatCompletions | Self::Completions)
     }
 
-    /// Whether its answer is what a model has made of tokens.
+    /// Whether a model writes the answer, token by token.
     pub fn is_answered_in_tokens(self) -> bool {
         matches!(self, Self::ChatCompletions | Self::Completions | Self::Responses | Self::Messages)
     }

@@ -1,6 +1,6 @@
-//! How the gateway reaches the world: through whoever implements [`Dial`], and no other way.
+//! How the gateway reaches providers: only through an implementation of [`Dial`].
 //!
-//! The gateway itself resolves no name and opens no socket; the judgement of addresses stays in one place.
+//! The gateway itself resolves no name and opens no socket, so that addresses are judged in one place.
 
 use std::{io, sync::Arc};
 
@@ -27,7 +27,7 @@ pub struct Upstream {
     pub port: u16,
     /// Whether TLS is spoken, with the host verified against the upstream roots.
     pub tls: bool,
-    /// What to offer by ALPN, most wanted first; without TLS the first is spoken.
+    /// The protocols to offer by ALPN, the preferred one first. Without TLS the first is used.
     pub alpn: &'static [Protocol],
 }
 
@@ -48,7 +48,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 pub struct Dialed {
     /// The stream, inside TLS if that was asked for.
     pub io: Box<dyn Io>,
-    /// What was agreed on.
+    /// The protocol that was agreed on.
     pub protocol: Protocol,
 }
 

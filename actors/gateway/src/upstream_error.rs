@@ -1,8 +1,8 @@
-//! A provider's error on its way to the agent: its shape kept, its words scrubbed.
+//! Prepares a provider's error for the agent: keeps its shape, and scrubs its text.
 //!
-//! Errors are where keys leak: "Incorrect API key provided: sk-…". So an error is never streamed: it is read
-//! whole (bounded), taken apart as JSON, every string of it scrubbed in its decoded form, and put together
-//! again. What can't be treated that way is replaced.
+//! Keys leak in errors: "Incorrect API key provided: sk-…". So an error is never streamed: it is read whole
+//! (bounded) and parsed as JSON, every string is scrubbed in its decoded form, and the result is serialised
+//! again. An error that can't be treated that way is replaced.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,15 +16,17 @@ use crate::{config::Kind, routes::Provider};
 
 /// Most of an error that is read, in bytes.
 pub const MAX_ERROR: usize = 64 * 1024;
-/// How long it may take to come.
+/// How long an error's body may take to arrive.
 pub const ERROR_DEADLINE: Duration = Duration::from_secs(10);
-/// What stands in the place of a key that the provider has masked itself, but for its ends.
+/// What replaces a key of which the provider itself masked all but the ends.
 const MASKED: &str = "[REDACTED:masked-key]";
 
-/// Takes known secrets and token formats out of a text. Given by compose; the redactor's work.
+/// Removes known secrets and token formats from a text. Injected where the parts are put together, and done
+/// by the redactor.
 pub type Scrub = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
-/// Reads an error answer, which has so long to come, and gives the text to pass on, always JSON.
+/// Reads an error answer, which may take `within` to arrive, and returns the text to pass on, which is always
+/// JSON.
 pub(crate) async fn scrubbed<B>(
     response: Response<B>,
     provider: &Provider,
@@ -36,7 +38,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let status = response.status();
-    // Whatever it says of the key, it says of the operator's.
+    // Whatever a 401 says is about the operator's key, so none of it is passed on.
     if status == StatusCode::UNAUTHORIZED {
         return plain(provider, "authentication_error", "refused the operator's credential");
     }
@@ -46,7 +48,7 @@ where
     }
 }
 
-/// As [`scrubbed`], as the value that it is; none where it is no JSON, or not to be had.
+/// Like [`scrubbed`], but returns the parsed value; `None` where the error isn't JSON or can't be read.
 pub(crate) async fn explained<B>(
     response: Response<B>,
     provider: &Provider,
@@ -85,7 +87,7 @@ fn plain(provider: &Provider, kind: &str, what: &str) -> Bytes {
     Bytes::from(value.to_string())
 }
 
-/// serde_json's own limit of 128 levels bounds the depth.
+/// Scrubs every string of a value. serde_json's own limit of 128 levels bounds the recursion.
 fn clean(value: &mut Value, provider: &Provider, scrub: &Scrub) {
     match value {
         Value::String(text) => *text = clean_text(text, provider, scrub),

@@ -1,15 +1,16 @@
-//! Counts tokens from the `usage` of an answer that passes by, without keeping the answer or changing a byte.
+//! Counts tokens from the `usage` of an answer that passes through, without keeping the answer or changing a
+//! byte.
 //!
 //! One scanner for a JSON body and for the `data:` lines of an event stream. It understands just enough JSON
-//! to find `usage` at the top, or one level down in `message` (Anthropic) and `response` (Responses API); it
-//! holds a few KiB at most, whatever the answer's size. For an answer that tells no usage it counts the text
-//! that passes. Nothing of an answer is trusted: a wrong count is the worst it can do.
+//! to find `usage` at the top, or one level down in `message` (Anthropic) and `response` (Responses API), and
+//! holds a few KiB at most, whatever the answer's size. For an answer that reports no usage it counts the
+//! text that passes. The answer isn't trusted: the worst that it can cause is a wrong count.
 
 use serde::Deserialize;
 
 use crate::budgets::BYTES_A_TOKEN;
 
-/// Longest `usage` object that is read, in bytes. They have a few hundred.
+/// Longest `usage` object that is read, in bytes. Real ones have a few hundred.
 pub const MAX_USAGE: usize = 4096;
 
 /// Tokens of one exchange, as the provider reported them. `None`: not reported.
@@ -67,15 +68,15 @@ impl From<Usage> for Tokens {
     }
 }
 
-/// Looks at an answer as it passes.
+/// Reads an answer as it passes, and counts its tokens.
 #[derive(Debug)]
 pub struct Tap {
     framing: Framing,
     json: Json,
     tokens: Tokens,
-    /// Bytes of text in the events that are over, or of a body that is neither.
+    /// Bytes of text in the events that are over, or of a whole body that is neither JSON nor events.
     text: u64,
-    /// `data:` lines.
+    /// The number of `data:` lines.
     events: u64,
 }
 
@@ -85,20 +86,20 @@ enum Framing {
     Whole,
     /// The body is an event stream.
     Events(Line),
-    /// The body is neither: nothing is looked at.
+    /// The body is neither: only its bytes are counted.
     Opaque,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Line {
-    /// So many bytes of `data:` have matched.
+    /// This many bytes of `data:` have matched.
     Name(usize),
     Data,
     Other,
 }
 
 impl Tap {
-    /// For a body of this content type.
+    /// A tap for a body of this content type.
     pub fn new(content_type: &str) -> Self {
         let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let framing = match kind.as_str() {
@@ -109,7 +110,7 @@ impl Tap {
         Self { framing, json: Json::default(), tokens: Tokens::default(), text: 0, events: 0 }
     }
 
-    /// Looks at the next bytes.
+    /// Reads the next bytes.
     pub fn see(&mut self, bytes: &[u8]) {
         match &mut self.framing {
             Framing::Opaque => self.text = self.text.saturating_add(bytes.len() as u64),
@@ -151,35 +152,37 @@ impl Tap {
         matches!(self.framing, Framing::Events(_))
     }
 
-    /// Tokens of the answer that have passed, whatever was reported: one for [`BYTES_A_TOKEN`] bytes of its
-    /// text, which is more than they are nearly always, and one at least for each event. What a provider
-    /// keeps to itself is not seen.
+    /// Tokens of the answer that have passed, whatever was reported: one for every [`BYTES_A_TOKEN`] bytes of
+    /// its text, which is nearly always too many, and at least one for each event. Tokens that the provider
+    /// doesn't send, such as hidden reasoning, aren't seen.
     pub fn passed(&self) -> u64 {
         self.text.saturating_add(self.json.text).div_ceil(BYTES_A_TOKEN).max(self.events)
     }
 
-    /// What was reported so far.
+    /// The usage that was reported so far.
     pub fn tokens(&self) -> Tokens {
         self.tokens
     }
 }
 
 const DATA: &[u8] = b"data:";
-/// Longer than any key that is looked for.
+/// Most bytes of a key that are kept: one more than the longest key that is looked for has.
 const MAX_KEY: usize = 9;
 
 #[derive(Debug, Default)]
 struct Json {
     depth: u32,
     within: Text,
-    /// The next string is a key of the object at `depth`.
+    /// Whether the next string is a key of the object at `depth`.
     key_next: bool,
     key: Vec<u8>,
-    /// Inside `message` or `response` at the top.
+    /// Whether the scanner is inside a `message` or `response` at the top.
     below: bool,
-    /// Bytes of strings that are no keys, but for those at the top: ids and names, except a `delta`.
+    /// Bytes of string values below the top level. At the top only `delta` counts: the others are ids and
+    /// names.
     text: u64,
-    /// Of these the last string's, which is a key if a colon follows.
+    /// Of `text`, the bytes of the last string. They are taken off again if a colon follows, which makes it a
+    /// key.
     string: u64,
     /// A `usage` object being copied, and the depth at which it began.
     copy: Option<(u32, Vec<u8>)>,
@@ -232,7 +235,7 @@ impl Json {
         }
     }
 
-    /// Whether keys at the present depth matter.
+    /// Whether keys at the current depth matter.
     fn looked_at(&self) -> bool {
         self.depth == 1 || (self.depth == 2 && self.below)
     }
@@ -344,7 +347,7 @@ mod tests {
                 "data: {{\"id\":\"chatcmpl\",\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"
             )
         };
-        // A token an event, and many in one, the last of which has no end.
+        // One token in each event; many tokens in each event; an event that is cut off.
         assert_eq!(passed(SSE, &chunk("a").repeat(300)), 300);
         assert_eq!(passed(SSE, &chunk(&"word".repeat(100)).repeat(3)), 600);
         assert_eq!(passed(SSE, chunk(&"word".repeat(100)).split_once("\"}}").unwrap().0), 200);

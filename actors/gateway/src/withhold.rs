@@ -1,28 +1,29 @@
-//! Takes out of an event stream the one event that the agent didn't ask for: the last chunk, which tells only
-//! the usage.
+//! Takes out of an event stream the one event that the agent didn't ask for: the last chunk, which holds
+//! nothing but the usage.
 //!
-//! Providers of OpenAI's protocol say what a stream used only when they are asked
-//! (`stream_options.include_usage`). Where the agent didn't ask, the gateway does, and the agent gets the
-//! stream that it would have had. Events go on one by one, whole, for a client has nothing of half an event;
-//! one that is longer than a usage can be goes on as it comes. Nothing else is changed.
+//! Providers of OpenAI's protocol report a stream's usage only if asked to (`stream_options.include_usage`).
+//! Where the agent didn't ask, the gateway does, and the agent gets the stream that it would have got. Events
+//! are passed on one by one and whole, since a client can't use half an event; an event that is too long to
+//! be a usage is passed on as it comes. Nothing else is changed.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-/// Longest event that is held until it is whole, in bytes. Those that tell a usage have some hundred.
+/// Longest event that is held until it is whole, in bytes. Those that report a usage have a few hundred.
 pub(crate) const MAX_EVENT: usize = 8 * 1024;
 
-/// See the module.
+/// Takes out the usage event; see the module.
 #[derive(Debug, Default)]
 pub(crate) struct Withhold {
-    /// Of the event that has begun; none of it went on.
+    /// The bytes of the event that has begun; none of them were passed on.
     held: Vec<u8>,
-    /// The event that has begun is too long to be held: it goes on until its end.
+    /// Whether the event that has begun is too long to be held, and is passed on until its end.
     passing: bool,
-    /// The line that has begun has bytes.
+    /// Whether the line that has begun has any bytes.
     in_line: bool,
-    /// Where a carriage return went, if it was the last byte: a line feed behind it is of the same line end.
+    /// What was done with a carriage return, if it was the last byte: a line feed behind it belongs to the
+    /// same line end.
     after_cr: Option<Went>,
 }
 
@@ -34,7 +35,7 @@ enum Went {
 }
 
 impl Withhold {
-    /// Takes the next bytes, gives what may go on.
+    /// Takes the next bytes, and returns those that may be passed on.
     pub fn push(&mut self, bytes: &[u8]) -> Bytes {
         let mut on = BytesMut::with_capacity(self.held.len() + bytes.len());
         for byte in bytes {
@@ -43,7 +44,7 @@ impl Withhold {
         on.freeze()
     }
 
-    /// The end of the stream: what was held, though nothing ended it.
+    /// Ends the stream, and returns the bytes of an unfinished event that are to be passed on.
     pub fn finish(&mut self) -> Bytes {
         let rest = std::mem::take(&mut self.held);
         if tells_only_usage(&rest) { Bytes::new() } else { rest.into() }
@@ -77,8 +78,8 @@ impl Withhold {
             self.held.clear();
             Went::Nowhere
         } else if ends_event || self.held.starts_with(b":") {
-            // A comment before anything else is no part of the event: it keeps a connection alive, and is to
-            // come in time.
+            // A comment in front of an event isn't part of it: it keeps the connection alive, and must not be
+            // delayed.
             self.let_go(on);
             Went::On
         } else {
@@ -93,7 +94,7 @@ impl Withhold {
     }
 }
 
-/// A chunk of a completion, as far as it matters here.
+/// The members of a completion's chunk that matter here.
 #[derive(Deserialize)]
 struct Chunk<'a> {
     choices: Vec<IgnoredAny>,
@@ -103,7 +104,7 @@ struct Chunk<'a> {
     error: Option<IgnoredAny>,
 }
 
-/// Whether an event is that last chunk: no choice in it, a usage, and no word of a failure.
+/// Whether an event is that last chunk: it has no choice, a usage, and no error.
 fn tells_only_usage(event: &[u8]) -> bool {
     let mut data = Vec::new();
     for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -124,7 +125,7 @@ mod tests {
 
     const USAGE: &str = "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":3}}\n\n";
 
-    /// What goes on of `text`, which is the same however it is cut.
+    /// What is passed on of `text`. Checks that it is the same however the text is cut.
     fn on(text: &str) -> String {
         let cut = |size: usize| {
             let mut it = Withhold::default();
@@ -152,7 +153,7 @@ mod tests {
             let text = format!("{said}{USAGE}data: [DONE]\n\n");
             assert_eq!(on(&with(&text)), with(&format!("{said}data: [DONE]\n\n")));
         }
-        // A server that ends with it, and one that tells it in two lines.
+        // A server that ends the stream with the usage, and one that spreads it over two lines.
         assert_eq!(on(&format!("{said}{}", USAGE.trim_end())), said);
         assert_eq!(on("id: 7\ndata: {\"choices\":[],\ndata: \"usage\":{}}\n\n"), "");
     }

@@ -1,7 +1,7 @@
-//! The reloader actor: watches the policy's file and takes new policies, one after the other.
+//! The reloader actor: watches the policy's file and puts new policies in force, one after the other.
 //!
-//! It holds nothing that a restart would lose: the store and what was last seen of the file are in the
-//! [`Loader`] that it is given. While it is down everything goes on with the last good generation.
+//! A restart of the actor loses nothing: the store, and what was last seen of the file, are in the [`Loader`]
+//! that the actor is given. While the actor is down, everything goes on with the last good generation.
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
@@ -10,27 +10,28 @@ use crate::approved::Approved;
 use crate::reload::{Loader, Published, Refused, Reloaded};
 use crate::watch::{Look, watch};
 
-/// What the reloader is told.
+/// A message to the reloader.
 #[derive(Debug)]
 pub enum Msg {
-    /// Put this text in force. While the actor is down it waits, within the caller's deadline.
+    /// Put this text in force. While the actor is down the message waits, within the caller's deadline.
     Set {
         /// The policy.
         text: String,
         /// Told what came of it.
         reply: RpcReplyPort<Result<Published, Refused>>,
     },
-    /// Put the policy in force once more with this as all that was approved beside its text. While the actor
-    /// is down it waits, within the caller's deadline.
+    /// Put the policy in force once more, with this list in place of all earlier approvals. While the actor
+    /// is down the message waits, within the caller's deadline.
     Approve {
         /// What was approved.
         approved: Vec<Approved>,
         /// Told what came of it.
         reply: RpcReplyPort<Result<Published, Refused>>,
     },
-    /// Read the file again. While the actor is down it is dropped: a starting actor reads the file anyway.
+    /// Read the file again. While the actor is down the message is dropped: a starting actor reads the file
+    /// anyway.
     Reload(Look),
-    /// Panic (fault injection). While the actor is down it is dropped.
+    /// Panic (fault injection). While the actor is down the message is dropped.
     InjectPanic,
 }
 
@@ -44,7 +45,7 @@ pub struct State {
     watcher: Option<Watcher>,
 }
 
-/// The watching task; it ends with the actor, however that ends.
+/// The task that watches the file. It ends with the actor, however the actor ends.
 struct Watcher(JoinHandle<()>);
 
 impl Drop for Watcher {
@@ -59,7 +60,7 @@ impl Actor for PolicyActor {
     type Arguments = Loader;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, loader: Loader) -> Result<State, ActorProcessingErr> {
-        // It tells once when it has begun: what changed while no actor watched is read then.
+        // The watcher reports once when it has begun, so a change made while no actor watched is read then.
         let watcher = loader.path().map(|path| {
             let myself = myself.clone();
             Watcher(tokio::spawn(watch(path.to_owned(), move |look| myself.cast(Msg::Reload(look)).is_ok())))
@@ -83,8 +84,8 @@ impl Actor for PolicyActor {
                 Ok(Reloaded::Published(published)) => {
                     tracing::info!(generation = published.generation, "the policy was reloaded");
                 }
-                // An error, which is told even where nothing else is: what the operator wrote is not in
-                // force.
+                // Logged as an error, so that it is seen even where nothing else is: what the operator wrote
+                // is not in force.
                 Err(refused) => tracing::error!("{refused}"),
             },
             #[expect(clippy::panic, reason = "fault injection: proves that a panic here costs nothing")]
@@ -99,7 +100,8 @@ impl Actor for PolicyActor {
     }
 }
 
-/// Reads and compiles off the runtime's threads, on which connections wait; a panic there is the actor's own.
+/// Runs `work` off the runtime's threads, on which connections wait. A panic in it becomes a panic of the
+/// actor.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,

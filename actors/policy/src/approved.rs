@@ -1,9 +1,9 @@
-//! What an operator approved beside the policy's own text, as entries of it.
+//! What an operator approved in addition to the policy's text, as entries of the policy.
 //!
-//! Each becomes one entry, no broader than what was asked: one host and port, one program by path *and*
-//! content (its children not), one method, one path, and no private address behind the name. The text of a
-//! policy knows nothing of it; it is composed in at every load, as a preset is. One that contradicts the
-//! policy's own entries is left out: the operator's file has the last word.
+//! Each approval becomes one entry, no broader than what was asked: one host and port, one program by path
+//! *and* content (not its children), one method, one path, and no private address behind the name. Approvals
+//! aren't part of the policy's text; they are composed in at every load, as presets are. An approval that
+//! contradicts the policy's own entries is left out: the operator's file has the last word.
 
 use serde_json::json;
 
@@ -11,13 +11,13 @@ use crate::diagnostics::Diagnostics;
 use crate::generation::Candidate;
 use crate::read::{Preset, parse_preset};
 
-/// Characters that mean something else than themselves in a pattern, which has no way to say them literally.
+/// Characters that are special in a pattern. Patterns have no escape, so they can't be written literally.
 const PATTERN: [char; 3] = ['*', '?', '['];
 
 /// One thing that was approved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approved {
-    /// What it is called: the entry's name is `approved-ID`.
+    /// The approval's id; the entry's name is `approved-ID`.
     pub id: String,
     /// The host, a name or an address, without brackets.
     pub host: String,
@@ -29,28 +29,28 @@ pub struct Approved {
     pub path: String,
     /// The program's path inside the sandbox.
     pub binary: String,
-    /// What it contained, SHA-256 in hex.
+    /// SHA-256 of the program's content, in hex.
     pub sha256: String,
 }
 
-/// Why something can't become an entry.
+/// Why an approval can't become an entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwritable {
-    /// As a pattern it would cover more than was asked.
+    /// Read as a pattern, the text would cover more than was asked.
     #[error("{what} {text:?} has a character that means more than itself in a rule (`*`, `?`, `[`)")]
     Pattern {
-        /// What.
+        /// What the text is, in words for the message.
         what: &'static str,
-        /// Which.
+        /// The text.
         text: String,
     },
-    /// The reader of policies doesn't take it.
+    /// The policy parser rejects the entry.
     #[error("{0}")]
     Rejected(String),
 }
 
 impl Approved {
-    /// Whether a text means itself alone where a pattern may stand.
+    /// Checks that a text, where a pattern may stand, matches nothing but itself.
     ///
     /// # Errors
     /// [`Unwritable::Pattern`].
@@ -61,30 +61,31 @@ impl Approved {
         }
     }
 
-    /// The name of its entry.
+    /// The name of the entry for an approval's id.
     #[must_use]
     pub fn key(id: &str) -> String {
         format!("approved-{id}")
     }
 
-    /// Whether an entry of this name looks like one that an approval became.
+    /// Whether an entry's name has the form that approvals' entries have.
     pub(crate) fn is_key(name: &str) -> bool {
         let number = name.strip_prefix(&*Self::key("")).unwrap_or_default();
         !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
     }
 
-    /// Whether it can be an entry at all.
+    /// Checks that the approval can become an entry.
     ///
     /// # Errors
-    /// Why not. A pattern as the path is the operator's own and is taken; one that comes of a program's name
-    /// is not.
+    /// Why it can't. A pattern in the path is the operator's own and is accepted; one in the program's path
+    /// or the host is not.
     pub fn check(&self) -> Result<(), Unwritable> {
         Self::literal("the program's path", &self.binary)?;
         Self::literal("the host", &self.host)?;
         self.preset().map(drop).map_err(|errors| Unwritable::Rejected(errors.to_string()))
     }
 
-    /// The entry, by the one reader of policies. JSON is YAML, and says every text as it is.
+    /// The entry, made by the ordinary policy parser. The text given to it is JSON, which is YAML and can
+    /// hold every text unchanged.
     fn preset(&self) -> Result<Preset, Diagnostics> {
         let host = match self.host.contains(':') {
             true => format!("[{}]", self.host),
@@ -112,8 +113,8 @@ impl Approved {
 }
 
 impl Candidate {
-    /// A policy with presets and what was approved. Tells which of that was left out, by its id: what
-    /// contradicts the rest.
+    /// Makes a candidate of a policy, presets and approvals. Also returns the ids of the approvals that were
+    /// left out because they can't be entries or contradict the rest.
     ///
     /// # Errors
     /// What is wrong with the policy itself.

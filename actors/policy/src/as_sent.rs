@@ -1,8 +1,8 @@
-//! Judges a whole request as it is sent: its own method, the methods that its query names, and further
+//! Judges a whole request as it is sent: its own method, the methods that its query names, and the further
 //! resources that its headers name.
 //!
-//! The one judgement of whole requests: the proxy's, and `policy explain`'s. Must never be more lenient than
-//! the judgement of each part.
+//! The proxy and `policy explain` both judge whole requests here. Must never be more lenient than the
+//! judgement of each part.
 
 use crate::compiled::Compiled;
 use crate::decision::{Allowed, Denial, RequestFacts};
@@ -11,14 +11,14 @@ use crate::second::Second;
 use crate::{Caller, Destination, Treatment};
 
 impl Compiled {
-    /// Whether a request on a granted connection may be sent, by whichever method a server takes it for: its
-    /// own, as [`Self::request`] says, and each that its query names; and whether the caller may do itself
-    /// what it asks its server to do to `seconds`. Where the connection is relayed the destination was all
-    /// there is to say.
+    /// Decides whether a request on a granted connection may be sent. Every method that a server may read in
+    /// it must be allowed: its own, as [`Self::request`] says, and each that its query names. The caller must
+    /// also be allowed to do for itself what it asks the server to do to `seconds`. Where the connection is
+    /// relayed, the destination was all there is to judge.
     ///
     /// # Errors
-    /// The denial of the first that isn't allowed, also under `enforcement: audit` where what is named can't
-    /// be judged.
+    /// The denial of the first of these that isn't allowed. A method or resource that can't be judged is
+    /// denied even under `enforcement: audit`.
     pub fn request_as_sent(
         &self,
         (to, treatment): (&Destination, Treatment),

@@ -1,6 +1,6 @@
-//! `HOST:PORT` as requests and URLs write it, with one reading for all of them.
+//! `HOST:PORT` as requests and URLs write it, parsed in one way for all of them.
 //!
-//! Must never guess: what could be read in two ways is an error.
+//! Must never guess: text that could be read in two ways is an error.
 
 use crate::{Destination, Host, HostError};
 
@@ -10,24 +10,24 @@ pub enum AuthorityError {
     /// There is a user in it.
     #[error("the target has no plain HOST:PORT")]
     NotPlain,
-    /// Neither it nor its scheme names a port.
+    /// Neither the authority nor its scheme gives a port.
     #[error("the target has no port")]
     NoPort,
     /// Without brackets an IPv6 address has more than one reading with a port behind it.
     #[error("an IPv6 address in an authority stands in brackets")]
     Unbracketed,
-    /// Not digits, or too many, or beginning with a zero.
+    /// The port isn't digits, has too many of them, or begins with a zero.
     #[error("the port is not a number from 1 to 65535")]
     Port,
-    /// The host is none.
+    /// The host isn't a valid one.
     #[error("the host has no canonical form: {0}")]
     Host(#[from] HostError),
 }
 
-/// Host, and port if there is one.
+/// Splits an authority into its host, and its port if it has one.
 ///
 /// # Errors
-/// What of it has no one reading.
+/// The first part that has no unambiguous reading.
 pub fn split_authority(text: &str) -> Result<(Host, Option<u16>), AuthorityError> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -47,10 +47,10 @@ pub fn split_authority(text: &str) -> Result<(Host, Option<u16>), AuthorityError
 }
 
 impl Destination {
-    /// Reads an authority; without a port in it the one of its scheme is meant, if that has one.
+    /// Reads an authority. If it has no port, `default_port` (that of its scheme) is used, if there is one.
     ///
     /// # Errors
-    /// What of it has no one reading.
+    /// The first part that has no unambiguous reading.
     pub fn of_authority(text: &str, default_port: Option<u16>) -> Result<Self, AuthorityError> {
         if text.contains('@') {
             return Err(AuthorityError::NotPlain);

@@ -1,20 +1,19 @@
-//! The IPv4 addresses that an IPv6 one carries: every way in which a translator, a relay or a tunnel on the
-//! path may read one out of it. A policy names no host so, and the SSRF guard judges each of them beside the
-//! address itself. The only place that knows these ways.
+//! The IPv4 addresses that an IPv6 address carries: every way in which a translator, a relay or a tunnel on
+//! the path may read one out of it. A policy can't name a host by such an address, and the SSRF guard judges
+//! each carried address beside the address itself. No other module knows these embeddings.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What an IPv6 address carries, where it is another spelling of IPv4. `::` and `::1` are not: they are
-/// themselves.
+/// What an IPv6 address carries, where it embeds IPv4. `::` and `::1` don't: they are plain IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Carried {
-    /// The addresses that can be read out of it: none of a network's own translator (RFC 8215), which alone
-    /// knows where they stand.
+    /// The addresses that can be read out of it. What a network's own translator (RFC 8215) carries is not
+    /// among them: only that network knows where in the address it stands.
     pub addresses: [Option<Ipv4Addr>; 2],
 }
 
 impl Carried {
-    /// None where an address is IPv6 and nothing else.
+    /// Returns `None` for an address that is IPv6 and nothing else.
     #[must_use]
     pub fn of(v6: Ipv6Addr) -> Option<Self> {
         let s = v6.segments();

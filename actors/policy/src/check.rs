@@ -1,10 +1,10 @@
-//! What only shows between entries: two that serve one place to one program, and disagree.
+//! Contradictions between entries: two that serve one place to one program, and disagree.
 
 use std::fmt;
 
 use crate::model::{Binary, Endpoint, Entry};
 
-/// How a contradiction is mended.
+/// The help text for a contradiction.
 pub(crate) const CONTRADICTION_HELP: &str =
     "make them agree, give them different `path`s, or let different programs use them";
 
@@ -60,7 +60,8 @@ fn differ(a: &Endpoint, b: &Endpoint) -> Option<(&'static str, (&'static str, &'
     let tls = |e: &Endpoint| if e.tls_skip { "skip" } else { "auto" };
     let enforcement = |e: &Endpoint| if e.audit { "audit" } else { "enforce" };
     if a.protocol != b.protocol {
-        // Path selectors part inspected endpoints; they can't part one that is never read.
+        // Inspected endpoints can be told apart by their `path`; an endpoint whose traffic is never read
+        // can't.
         let parted = a.protocol.is_some() && b.protocol.is_some() && a.path != b.path;
         return (!parted).then(|| ("protocol", (protocol(a), protocol(b))));
     }
@@ -74,15 +75,15 @@ fn differ(a: &Endpoint, b: &Endpoint) -> Option<(&'static str, (&'static str, &'
 fn serve_one_place(a: &Endpoint, b: &Endpoint) -> bool {
     let hosts = match (&a.host, &b.host) {
         (Some(a), Some(b)) => a.overlaps(b),
-        // Without a host it is the last resort, behind every endpoint that names one.
+        // An endpoint without a host counts only where no endpoint that names one does.
         (None, None) => true,
         _ => false,
     };
     hosts && a.ports.iter().any(|port| b.ports.contains(port))
 }
 
-/// Whether some program may use both entries by its own path. (By its ancestors almost any two could be
-/// shared; there the stricter treatment wins when it happens.)
+/// Whether some program may use both entries by its own path. (By a program's ancestors almost any two
+/// entries could be shared; where that happens, the stricter treatment wins.)
 fn share(a: &Entry, b: &Entry) -> bool {
     match (&a.binaries, &b.binaries) {
         (Some(a), Some(b)) => a.iter().any(|x| b.iter().any(|y| binaries_overlap(x, y))),

@@ -1,9 +1,9 @@
-//! The policy compiled: an immutable set of tables that decides without a lock, an interpreter or an
-//! allocation.
+//! The compiled policy: immutable tables that decide without a lock, an interpreter or an allocation.
 //!
 //! Endpoints are found by host (exact, by the suffix behind a first-label wildcard, by every suffix for
-//! `**.x`, or none), then judged by port, program, path and rules. What several entries say is a union; a
-//! deny rule in any of them wins. Only a denial allocates: its texts. Share it by cloning (an `Arc`).
+//! `**.x`, or without a host), then judged by port, program, path and rules. The allow rules of several
+//! entries form a union; a deny rule in any of them wins. Only a denial allocates: its texts. Share a
+//! [`Compiled`] by cloning it (an `Arc`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -37,14 +37,14 @@ struct Tables {
     hostless: Vec<usize>,
 }
 
-/// A domain suffix as a key that can be looked up by `&str`.
+/// A domain suffix as a map key that can be looked up by `&str`.
 type DomainKey = Box<str>;
 
 impl Compiled {
     /// Compiles a policy.
     ///
     /// # Errors
-    /// Entries that contradict each other, each named with its place.
+    /// The entries that contradict each other, each with its place in the file.
     pub fn new(policy: &Policy) -> Result<Self, Diagnostics> {
         let mut errors = Diagnostics::new("policy", "");
         for contradiction in check::contradictions(policy.network()) {
@@ -72,7 +72,8 @@ impl Compiled {
         out
     }
 
-    /// Whether any endpoint names `host`, on any port and for any program: what a name server may answer.
+    /// Whether any endpoint names `host`, on any port and for any program. Only such names may be resolved by
+    /// the name server.
     #[must_use]
     pub fn names(&self, host: &Host) -> bool {
         self.naming(host).next().is_some()
@@ -83,8 +84,8 @@ impl Compiled {
         &self.tables.places
     }
 
-    /// The endpoints that name `host`: those that name it exactly first, then by label, by suffix, and those
-    /// without host.
+    /// The endpoints that name `host`: first those that name it exactly, then those that match by label
+    /// wildcard, by suffix, and last those without a host.
     pub(crate) fn naming<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = &'a Place> {
         let tables = &*self.tables;
         let name = host.name().map(DomainName::as_str);
@@ -96,8 +97,8 @@ impl Compiled {
         indexes.filter_map(|index| tables.places.get(*index)).filter(move |place| place.names(host))
     }
 
-    /// The endpoints that let `caller` go to `host` on `port`. Those without a host only where nothing else
-    /// does.
+    /// The endpoints that let `caller` connect to `host` on `port`. Endpoints without a host are included
+    /// only where no other endpoint lets it.
     pub(crate) fn granting<'a>(
         &'a self,
         host: &'a Host,
@@ -115,7 +116,7 @@ impl Compiled {
     }
 }
 
-/// What stands behind the first label.
+/// The name without its first label.
 fn behind(name: &str) -> Option<&str> {
     name.split_once('.').map(|(_, suffix)| suffix)
 }

@@ -1,11 +1,12 @@
-//! A policy and the presets added to it, as one policy.
+//! Composes a policy and the presets added to it into one policy.
 
 use crate::check;
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::model::{Entry, Policy};
 use crate::read::Preset;
 
-/// Adds the entries of presets to a policy. An entry that is there already, word for word, is added once.
+/// Adds the entries of presets to a policy. An entry that is already there, equal in every field, isn't added
+/// again.
 ///
 /// # Errors
 /// Two different entries of one key, or entries that contradict each other.

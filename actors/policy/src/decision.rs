@@ -1,5 +1,4 @@
-//! What a decision is asked with and what it answers: destination, caller, request; grant, permission,
-//! denial.
+//! The input and output of a decision: destination, caller, request; grant, permission, denial.
 //!
 //! Plain values only. Nothing here decides anything.
 
@@ -36,7 +35,7 @@ pub struct Executable {
     pub sha256: [u8; 32],
 }
 
-/// Who asks: the program that holds the socket and the programs that started it.
+/// The caller of a connection: the program that holds the socket and the programs that started it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Caller {
     /// The program itself.
@@ -46,23 +45,24 @@ pub struct Caller {
     /// Whether code of unknown origin is mapped in it: from a writable mount, a deleted file or a memory
     /// file. The executable's hash says nothing of such code (`LD_PRELOAD` and its like).
     pub foreign_code: bool,
-    /// Whose it is.
+    /// The party that the program belongs to.
     pub party: Party,
 }
 
-/// What the rules of an inspected endpoint judge.
+/// The facts of a request that the rules of an inspected endpoint judge.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts<'a> {
     /// The method token as sent; case matters (RFC 9110 section 9.1).
     pub method: &'a str,
-    /// The path that is judged, and that must be what is sent.
+    /// The path that is judged; the caller must send exactly this.
     pub path: &'a CanonicalPath,
-    /// The query that is judged, and that must be what is sent.
+    /// The query that is judged; the caller must send exactly this.
     pub query: &'a Query,
     /// Whether this is a WebSocket handshake (RFC 6455): only a rule of a `websocket` endpoint, or a `rest`
     /// rule for `GET` that covers the path, lets it through.
     pub websocket: bool,
-    /// What was read behind the head: of a body where [`Grant::reads_bodies`], or a message on a WebSocket.
+    /// What was read behind the head: a body where [`Grant::reads_bodies`] is set, or a message on a
+    /// WebSocket.
     pub content: Content<'a>,
 }
 
@@ -77,12 +77,13 @@ pub struct Grant {
     pub treatment: Treatment,
     /// Which addresses the name may have.
     pub addresses: AddressRule,
-    /// Whether no endpoint says the name: any one is let pass whose addresses are such, which is known only
-    /// once they were looked up.
+    /// Whether the endpoint names no host. Any name passes whose addresses `addresses` allows, which is known
+    /// only once the name is resolved.
     pub unnamed: bool,
     /// How the paths of requests on this connection are to be canonicalised.
     pub path_options: PathOptions,
-    /// Whether some endpoint judges bodies, so that [`crate::Compiled::body_of`] must be asked.
+    /// Whether some endpoint judges bodies. If so, [`crate::Compiled::body_of`] must be called for each
+    /// request.
     pub reads_bodies: bool,
 }
 
@@ -92,7 +93,7 @@ pub struct Grant {
 pub enum Treatment {
     /// Bytes are relayed unread once the destination (and SNI, where there is one) has been judged.
     Relay {
-        /// `tls: skip`: the connection must carry on even if it is TLS that we could terminate.
+        /// `tls: skip`: TLS is relayed too, even where we could terminate it.
         tls_skip: bool,
     },
     /// Requests are read and judged one by one; TLS is terminated.
@@ -167,7 +168,7 @@ pub struct Denial {
     pub layer: Layer,
     /// What was refused and why, in one sentence.
     pub detail: String,
-    /// The entry that refused it, or the nearest to allowing it.
+    /// The entry that refused it, or the one that comes nearest to allowing it.
     pub policy: Option<Arc<str>>,
     /// What would have to differ.
     pub hint: Option<String>,
@@ -189,9 +190,9 @@ impl fmt::Display for Denial {
 pub enum Layer {
     /// Destination and binary.
     L4,
-    /// Method, path, query, and what is read of bodies and messages.
+    /// Method, path, query, and the content of bodies and messages.
     L7,
-    /// The caller could not be identified, or is not what it was.
+    /// The caller couldn't be identified, or its program or content is not the one expected.
     Identity,
     /// The address may not be dialled.
     Ssrf,

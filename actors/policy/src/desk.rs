@@ -1,10 +1,11 @@
-//! Where long bodies are read: beside the threads that all streams share, few at a time, and one at a time of
-//! a party.
+//! Parses long bodies off the threads that all streams share: few at a time, and one at a time for each
+//! party.
 //!
-//! Reading a body of megabytes is work that nothing interrupts. Each party waits behind its own bodies, then
-//! with one body in a line in which every party has one at most: whoever sends many long ones is no more in
-//! others' way than whoever sends one. A request that is gone leaves the line; what is being read for it
-//! keeps its place until that is done. What is in a body is its reader's affair.
+//! Parsing a body of megabytes is work that nothing interrupts. A party's bodies queue behind each other
+//! first, then the foremost one joins a common queue in which every party has at most one: a party that sends
+//! many long bodies delays the others no more than one that sends a single body. A request that is gone
+//! leaves the queue; a body that is already being parsed for it keeps its place until that is done. How a
+//! body is parsed is the caller's concern.
 
 use std::{
     collections::HashMap,
@@ -15,28 +16,29 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Party;
 
-/// Up to here a body is read where its request is, bytes: that takes no longer than other turns do.
+/// Up to this many bytes a body is parsed in the task of its request: that takes no longer than other polls
+/// of a task do.
 pub const SHORT: usize = 64 * 1024;
-/// Bodies that are read at one time.
+/// The number of long bodies that are parsed at the same time.
 pub const PLACES: usize = 2;
 
-/// Places to read at. Clones are the same.
+/// A limited number of places for parsing long bodies. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Desk(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     places: Arc<Semaphore>,
-    /// Each party's turn, as long as it reads or waits. Held for a look-up.
+    /// Each party's turn, for as long as the party parses or waits. The lock is held for a look-up only.
     turns: Mutex<HashMap<Party, Weak<Semaphore>>>,
 }
 
-/// What was read broke off: its reader panicked, or everything ends.
+/// Parsing broke off: the closure panicked, or the runtime is shutting down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body could not be read")]
 pub struct Broken;
 
-/// A place, and the party's turn.
+/// The permits held while parsing: the party's turn (`None` for [`Party::UNKNOWN`]), and a place.
 type Place = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 
 impl Default for Desk {
@@ -46,14 +48,15 @@ impl Default for Desk {
 }
 
 impl Desk {
-    /// The one at which everything of this process is read: what is shared are its threads.
+    /// The desk that the whole process uses: what has to be shared out are the process's threads.
     #[must_use]
     pub fn common() -> Self {
         static COMMON: LazyLock<Desk> = LazyLock::new(Desk::default);
         COMMON.clone()
     }
 
-    /// Reads something of so many bytes for a party: at once if it is short, or else when there is a place.
+    /// Runs `read`, which parses `bytes` bytes, for a party: at once if they are at most [`SHORT`], else on a
+    /// blocking thread once there is a place.
     ///
     /// # Errors
     /// [`Broken`].
@@ -68,7 +71,7 @@ impl Desk {
         }
         let place = self.place(party).await?;
         let reading = tokio::task::spawn_blocking(move || {
-            // Kept here, since nothing ends this before its time.
+            // Held in the blocking task, which runs to its end even if the request is gone.
             let _place = place;
             read()
         });
@@ -76,7 +79,7 @@ impl Desk {
     }
 
     async fn place(&self, party: Party) -> Result<Place, Broken> {
-        // Whoever is nobody known is not one party, here as everywhere.
+        // Unknown callers aren't one party, here as everywhere: they have no common turn.
         let turn = match party {
             Party::UNKNOWN => None,
             party => Some(self.turn(party).acquire_owned().await.map_err(|_| Broken)?),
@@ -89,8 +92,8 @@ impl Desk {
         if let Some(turn) = turns.get(&party).and_then(Weak::upgrade) {
             return turn;
         }
-        // Those that are gone are forgotten when another comes: never more are kept than have something to
-        // read.
+        // Turns that nobody holds are removed when a new party comes, so the map stays bounded by the parties
+        // that have something to parse.
         turns.retain(|_, turn| turn.strong_count() > 0);
         let turn = Arc::new(Semaphore::new(1));
         turns.insert(party, Arc::downgrade(&turn));
@@ -113,7 +116,7 @@ mod tests {
 
     const LONG: usize = SHORT + 1;
 
-    /// Something that is being read until it is let go.
+    /// A reading that runs until the test lets it go.
     struct Gate {
         reading: tokio::task::JoinHandle<Result<(), Broken>>,
         begun: tokio::sync::oneshot::Receiver<()>,
@@ -133,7 +136,7 @@ mod tests {
         Gate { reading, begun, go }
     }
 
-    /// As far as everything gets by itself.
+    /// Lets every task run as far as it gets by itself.
     async fn settle() {
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -148,7 +151,7 @@ mod tests {
         settle().await;
         assert!(one[1..].iter_mut().all(|other| other.begun.try_recv().is_err()), "one at a time");
         assert_eq!(desk.read(Party(2), LONG, || 7).await, Ok(7), "all others still wait");
-        // With both places taken, another party's is the next of all.
+        // With both places taken, the next place goes to another party.
         let second = gate(&desk, Party(2));
         second.begun.await.unwrap();
         let mut third = gate(&desk, Party(3));

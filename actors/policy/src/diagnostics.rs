@@ -1,8 +1,8 @@
-//! What is wrong with a policy file, said so that it can be mended: all of it, each at its place.
+//! Diagnostics: everything that is wrong with a policy file, each at its place, said so that it can be fixed.
 //!
-//! [`Diagnostics`] is a list with its source. `Display` is the plain look of a compiler's errors,
-//! [`Diagnostics::render`] can colour it, `Serialize` is for `--json`. It quotes the file: policies hold no
-//! secrets.
+//! [`Diagnostics`] is a list with its source. `Display` prints it as a compiler prints errors,
+//! [`Diagnostics::render`] can colour it, `Serialize` is for `--json`. The output quotes the file: policies
+//! hold no secrets.
 
 use std::fmt;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub enum Severity {
     /// The policy is refused.
     Error,
-    /// The policy is taken; the rule is risky or does less than it says.
+    /// The policy is accepted; the rule is risky or does less than it says.
     Warning,
 }
 
@@ -66,7 +66,7 @@ impl Diagnostic {
         Self { severity: Severity::Warning, ..Self::error(span, message) }
     }
 
-    /// Adds how to mend it.
+    /// Adds how to fix it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -102,8 +102,8 @@ impl Diagnostics {
         self.items.push(item);
     }
 
-    /// Adds one unless there are `limit` already (then the last one is replaced), and gives it back for
-    /// completion.
+    /// Adds a diagnostic, replacing the last one if there are `limit` already, and returns it so that the
+    /// caller can complete it.
     pub(crate) fn push_bounded(&mut self, item: Diagnostic, limit: usize) -> &mut Diagnostic {
         self.items.truncate(limit.saturating_sub(1));
         self.items.push(item);
@@ -198,7 +198,7 @@ impl Diagnostics {
         group
     }
 
-    /// Puts the items in the order of the source; what is about the whole comes first.
+    /// Sorts the items by their place in the source; those about the whole text come first.
     pub(crate) fn sort(&mut self) {
         self.items.sort_by_key(|d| d.span.as_ref().map(|s| s.start));
     }
@@ -265,7 +265,7 @@ fn position(source: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// A span cut to the first line of its value, on character boundaries: whole maps are not underlined.
+/// A span cut to its first line, on character boundaries, so that whole maps aren't underlined.
 fn within(source: &str, span: &Range<usize>) -> Range<usize> {
     let floor = |mut at: usize| {
         at = at.min(source.len());

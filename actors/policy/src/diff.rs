@@ -1,4 +1,5 @@
-//! `policy diff`: what changes from one policy to another, in words, and whether it opens or closes.
+//! `policy diff`: what changes from one policy to another, in words, and whether a change allows more or
+//! less.
 
 use std::fmt;
 
@@ -11,13 +12,13 @@ use crate::model::{Binary, Bodies, Endpoint, Entry, PathRule, Policy};
 pub struct Change {
     /// Where: `filesystem_policy`, `landlock`, or the key of an entry.
     pub section: String,
-    /// Whether it opens or closes.
+    /// Whether the change allows more or less.
     pub effect: Effect,
     /// What changes, in words.
     pub text: String,
 }
 
-/// Whether a change lets more through.
+/// Whether a change allows more or less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
@@ -77,8 +78,8 @@ impl Changes {
         self.0.push(Change { section: section.to_owned(), effect, text: text.into() });
     }
 
-    /// Of the process section all that is accepted names the one user and group that there are: nothing of it
-    /// differs.
+    /// Compares the static sections. The process section is left out: whatever it says, the agent runs as the
+    /// one user and group that there are.
     fn statics(&mut self, old: &Policy, new: &Policy) {
         let section = "filesystem_policy";
         let (a, b) = (&old.filesystem, &new.filesystem);
@@ -130,7 +131,7 @@ impl Changes {
             self.add(key, Effect::Other, format!("the name `{}` becomes `{}`", old.name, new.name));
         }
         self.binaries(key, old.binaries.as_deref(), new.binaries.as_deref());
-        // Endpoints are told apart by host, ports and path; several alike are compared in their order.
+        // Endpoints are paired by host, ports and path; several with the same are paired in their order.
         let mut rest: Vec<&Endpoint> = new.endpoints.iter().collect();
         for endpoint in &old.endpoints {
             let same = rest.iter().position(|e| e == &endpoint);

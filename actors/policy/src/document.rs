@@ -1,4 +1,5 @@
-//! A policy back to YAML: what `policy show` prints, and what travels where a composed policy must.
+//! Writes a policy back to YAML: for `policy show`, and wherever a composed policy has to be handed on as
+//! text.
 //!
 //! Reading the text again gives an equal policy (a test holds that for every built-in one). Comments and
 //! order of fields are not kept.
@@ -48,7 +49,7 @@ fn line(out: &mut String, indent: usize, text: impl std::fmt::Display) {
     let _ = writeln!(out, "{:indent$}{text}", "");
 }
 
-/// Text as YAML has it in double quotes, where it takes JSON's escapes.
+/// Text in YAML's double quotes, in which YAML accepts JSON's escapes.
 #[must_use]
 pub fn quoted(text: &str) -> String {
     let mut json = serde_json::Value::from(text).to_string();

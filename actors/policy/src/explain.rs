@@ -1,5 +1,5 @@
-//! `policy explain`: one question, the verdict, the rule that made it, and for a denial the nearest rule and
-//! what differs.
+//! `policy explain`: answers one question with the verdict, the rule that made it, and for a denial the
+//! nearest rule and what differs.
 
 mod mend;
 mod odd;
@@ -22,14 +22,14 @@ use crate::{
     PathOptions, Query, RequestFacts, Treatment, WEBSOCKET_TEXT,
 };
 
-/// What is asked: may this program do this?
+/// A question: may this program connect there, and send this request?
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Where to.
+    /// The destination.
     pub destination: Destination,
-    /// Who.
+    /// The calling program.
     pub caller: Caller,
-    /// What is sent there; `None` asks about the connection alone.
+    /// The request that is sent there; `None` asks about the connection alone.
     pub request: Option<Asked>,
 }
 
@@ -48,7 +48,7 @@ pub struct Asked {
     pub body: Option<String>,
     /// A text message on the WebSocket, instead of its handshake.
     pub message: Option<String>,
-    /// Header fields, of which some name a second resource.
+    /// Header fields; some of them may name a second resource.
     pub headers: HeaderMap,
 }
 
@@ -58,15 +58,17 @@ pub enum QuestionError {
     /// Neither a URL nor `host:port`.
     #[error("`{0}` is neither a URL (http, https, ws, wss) nor HOST:PORT")]
     Url(String),
-    /// The host is not one.
+    /// The host isn't a valid one.
     #[error("the host can't be read: {0}")]
     Host(#[from] HostError),
 }
 
 impl Question {
-    /// Asks for a program by its path, a method (`None`: the connection alone) and a URL or `HOST:PORT`.
+    /// Makes a question of a program's path, a method (`None`: the connection alone) and a URL or
+    /// `HOST:PORT`.
     ///
-    /// The program's SHA-256 is taken as zero: entries that pin one say so.
+    /// The program's SHA-256 is taken as zero, so an entry that pins one doesn't match, and the answer says
+    /// so.
     ///
     /// # Errors
     /// A [`QuestionError`] that says what can't be read.
@@ -131,9 +133,9 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 pub struct Explanation {
     /// The program.
     pub binary: Arc<str>,
-    /// What was asked, canonical.
+    /// The request that was asked about, in canonical form.
     pub request: String,
-    /// What else it asks for, by its header fields.
+    /// The second resources that its header fields name, each as a request of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub seconds: Vec<String>,
     /// The verdict.
@@ -142,27 +144,28 @@ pub struct Explanation {
     pub treatment: Option<Treatment>,
     /// The entry that decided.
     pub policy: Option<Arc<str>>,
-    /// The rule that decided: one that allows it, or a deny rule. None where it is refused for want of a
-    /// rule.
+    /// The rule that decided: one that allows the request, or a deny rule. `None` where the request is
+    /// refused because no rule allows it.
     pub rule: Option<Arc<str>>,
     /// Where that rule stands: `file:line:column`.
     pub location: Option<String>,
-    /// Why it is (or with `enforcement: audit` would be) refused.
+    /// Why the request is, or with `enforcement: audit` would be, refused.
     pub denial: Option<Denial>,
-    /// Why no rule is asked at all: the request itself is refused, as `bad_request`.
+    /// Why the request itself is refused as `bad_request`, before any rule is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bad_request: Option<String>,
-    /// Who else has a say, and what it depends on.
+    /// What else the verdict depends on, such as the gateway or the addresses of the name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Cow<'static, str>>,
     /// The endpoint and rule that come nearest to allowing it.
     pub nearest: Option<Nearest>,
-    /// Where nothing comes near: the least entry of `network_policies` that would allow it, as YAML.
+    /// Where nothing comes near: the narrowest entry of `network_policies` that would allow the request, as
+    /// YAML.
     pub mend: Option<String>,
 }
 
 impl Explanation {
-    /// That something is refused, and nothing else yet.
+    /// An explanation that says "refused" and nothing else yet.
     fn refused(binary: &str, request: String) -> Self {
         Self {
             binary: binary.into(),
@@ -182,18 +185,18 @@ impl Explanation {
     }
 }
 
-/// No entry of a policy opens or closes the way there.
+/// The note for `inference.local`, which no entry of a policy opens or closes.
 const INFERENCE: &str = "the gateway answers for `inference.local`: by its routes, and the programs that the inference section names";
 
-/// What a question comes to.
+/// The verdict on a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It may.
+    /// Allowed.
     Allow,
-    /// It may, and what it would have been refused for is recorded.
+    /// Allowed, and what it would have been refused for is recorded.
     Audit,
-    /// It may not.
+    /// Refused.
     Deny,
 }
 
@@ -204,11 +207,11 @@ pub struct Nearest {
     pub policy: Arc<str>,
     /// The endpoint.
     pub endpoint: Arc<str>,
-    /// The rule, if it came to rules.
+    /// The rule, if rules were compared.
     pub rule: Option<Arc<str>>,
-    /// Where the rule stands, or the endpoint if it didn't come to rules: `file:line:column`.
+    /// Where the rule stands, or the endpoint if no rules were compared: `file:line:column`.
     pub location: String,
-    /// What would have to be otherwise.
+    /// What would have to differ.
     pub differs: Vec<Difference>,
 }
 
@@ -217,7 +220,7 @@ impl Compiled {
     #[must_use]
     pub fn explain(&self, question: &Question) -> Explanation {
         let mut out = self.verdict_on(question);
-        // Where the connection is granted an entry is there already.
+        // If the connection is granted, there is an entry for it already.
         let granted = out.treatment.is_some();
         if out.verdict == Verdict::Deny && out.nearest.is_none() && out.bad_request.is_none() && !granted {
             out.mend = mend::entry(question);
@@ -228,7 +231,8 @@ impl Compiled {
         out
     }
 
-    /// What only shows when a name is resolved.
+    /// The condition that can be checked only when the name is resolved: the ranges in which its addresses
+    /// must lie.
     fn on_condition(&self, question: &Question) -> Option<Cow<'static, str>> {
         question.destination.host.name()?;
         let grant = self.connect(&question.destination, &question.caller).ok()?;
@@ -237,7 +241,7 @@ impl Compiled {
         (!ranges.is_empty()).then(|| told().into())
     }
 
-    /// The answer, but for what would have to change.
+    /// The answer without the proposed entry and the note on addresses.
     fn verdict_on(&self, question: &Question) -> Explanation {
         let Question { destination, caller, request } = question;
         let mut out = Explanation::refused(&caller.executable.path, destination.to_string());
@@ -285,7 +289,7 @@ impl Compiled {
                 (None, Some(reading)) => reading.content(),
                 (None, None) => Content::Unread,
             };
-            // A message has no head.
+            // A message has no header fields, so it names no second resource.
             let seconds = match &said {
                 Some(_) => Box::default(),
                 None => second::named_in(&asked.headers, method, &path),
@@ -321,7 +325,7 @@ impl Compiled {
             }
         }
         if out.denial.is_some() {
-            // By the first method that is refused, of all that the request has.
+            // Explain the first method that is refused, of all that servers may read in the request.
             let renamed = renamed(treatment, facts);
             let methods = std::iter::once(facts.method).chain(renamed.iter().flatten().map(String::as_str));
             let by = |method| RequestFacts { method, ..*facts };
@@ -330,14 +334,14 @@ impl Compiled {
             let refused = methods.map(by).find(refused);
             match refused {
                 Some(facts) => self.explain_refused(out, to, caller, &facts),
-                // For what can't be judged there is no rule.
+                // A method that can't be judged has no rule to show.
                 None if renamed.contains(&None) => {}
                 None => self.explain_second(out, to, caller, seconds),
             }
         }
     }
 
-    /// What refuses a request, or comes nearest to letting it through.
+    /// Adds the deny rule that refuses a request, and what comes nearest to allowing it.
     fn explain_refused(
         &self,
         out: &mut Explanation,
@@ -346,13 +350,14 @@ impl Compiled {
         facts: &RequestFacts<'_>,
     ) {
         out.nearest = self.nearest_part(to, caller, facts).map(shown);
-        // Where it is let through all the same, the rule that does so is told, and the other in the denial.
+        // If the request is let through all the same (audit), `rule` stays the rule that lets it through; the
+        // deny rule is in the denial.
         if let (Verdict::Deny, Some(clause)) = (out.verdict, self.refusing(to, caller, facts)) {
             (out.rule, out.location) = (Some(clause.text.clone()), Some(clause.origin.to_string()));
         }
     }
 
-    /// The same of the first second resource that is refused.
+    /// Does the same for the first second resource that is refused.
     fn explain_second(&self, out: &mut Explanation, here: &Destination, caller: &Caller, seconds: &[Second]) {
         let refused = |second: &&Second| match second.judge(self, here, caller) {
             Ok(recorded) => out.verdict == Verdict::Audit && recorded.is_some(),
@@ -367,7 +372,7 @@ impl Compiled {
         }
     }
 
-    /// The nearest endpoint to a connection, over all of them.
+    /// The endpoint that comes nearest to granting a connection, of all in the policy.
     fn nearest_connection(&self, to: &Destination, caller: &Caller) -> Option<Nearest> {
         let near = self.places().iter().filter_map(|place| {
             let mut near = Self::near_connection(place, to, caller);
@@ -398,7 +403,7 @@ fn named(second: &Second, here: &Destination) -> Option<String> {
     Some(format!("{method} {to}{path}{query}, by {}", second.field()))
 }
 
-/// Path and query in the one form that is judged, or why there is none.
+/// Path and query in their canonical forms, or why there is none.
 fn canonical(asked: &Asked, options: PathOptions) -> Result<(CanonicalPath, Query), String> {
     let path = CanonicalPath::parse(&asked.path, options)
         .map_err(|why| format!("the path is refused before any rule: {why}"))?;
@@ -421,8 +426,8 @@ fn shown(near: Near<'_>) -> Nearest {
     }
 }
 
-/// Whether a pattern and a host lie in one domain (their last two labels), so that the one may have been
-/// meant.
+/// Whether a pattern and a host lie in one domain (have the same last two labels), so that the pattern may
+/// have been meant for the host.
 fn related(pattern: &HostPattern, host: &Host) -> bool {
     let end = |text: &str| {
         let mut labels = text.rsplit('.');

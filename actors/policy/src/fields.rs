@@ -1,9 +1,9 @@
 //! The schema as data: every object, every field, its type and what it means.
 //!
-//! One table serves the reader (known and unknown fields), `policy schema` and the reference in
-//! `docs/policy.md`, so that none of them can drift from another.
+//! One table serves the parser (known and unknown fields), `policy schema` and the reference in
+//! `docs/policy.md`, so they can't drift apart.
 
-/// What a field holds.
+/// The type of a field's value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     /// Text.
@@ -16,13 +16,13 @@ pub(crate) enum Kind {
     Bool,
     /// A whole number in this range.
     Integer(u32, u32),
-    /// A number as JSON has them.
+    /// A JSON number.
     Number,
-    /// One of [`PORTS`], or its digits as text.
+    /// A port in [`PORTS`], or its digits as text.
     Port,
     /// Several of one kind.
     List(&'static Kind),
-    /// Names of the file's choosing, each with a value of one kind.
+    /// A map of names that the file chooses, each with a value of one kind.
     Map(&'static Kind),
     /// A nested object.
     Object(&'static Object),
@@ -30,14 +30,14 @@ pub(crate) enum Kind {
     Either(&'static [Kind]),
 }
 
-/// Whether a field of the schema is there yet.
+/// Whether a field of the schema is supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Support {
-    /// It does what it says.
+    /// Supported.
     Now,
-    /// It is part of the schema, its feature isn't here yet: an error, never ignored.
+    /// Part of the schema, but its feature isn't supported yet: an error, never ignored.
     Later(&'static str),
-    /// It is part of OpenShell's schema and will not come: an error.
+    /// Part of OpenShell's schema, and will not be supported: an error.
     Never(&'static str),
 }
 
@@ -81,7 +81,7 @@ const fn never(name: &'static str, kind: Kind, why: &'static str) -> Field {
     Field { name, kind, required: false, support: Support::Never(why), doc: why }
 }
 
-/// The ports that there are.
+/// The valid TCP ports.
 pub(crate) const PORTS: std::ops::RangeInclusive<u32> = 1..=65535;
 
 const ANY_MAP: Kind = Kind::Map(&Kind::Text);
@@ -337,7 +337,7 @@ pub(crate) static JSON_RPC: Object = Object {
     fields: &[field("max_body_bytes", BODY_BYTES, "The longest body. Default 65536.")],
 };
 
-/// One of `graphql_persisted_queries`.
+/// An item of `graphql_persisted_queries`.
 pub(crate) static PERSISTED: Object = Object {
     name: "persisted query",
     fields: &[
@@ -355,7 +355,7 @@ pub(crate) static PERSISTED: Object = Object {
     ],
 };
 
-/// One of `rules`.
+/// An item of `rules`.
 pub(crate) static ALLOW: Object = Object {
     name: "rule",
     fields: &[required("allow", ANY_RULE, "What the rule lets through; of which form, `protocol` says.")],
@@ -364,7 +364,7 @@ pub(crate) static ALLOW: Object = Object {
 const ANY_RULE: Kind =
     Kind::Either(&[Kind::Object(&RULE), Kind::Object(&GRAPHQL_RULE), Kind::Object(&RPC_RULE)]);
 
-/// What stands under `allow`, and in `deny_rules`, of `rest` and `websocket`.
+/// A rule under `allow`, or in `deny_rules`, of `rest` and `websocket`.
 pub(crate) static RULE: Object = Object {
     name: "request rule",
     fields: &[
@@ -395,7 +395,7 @@ pub(crate) static RULE: Object = Object {
     ],
 };
 
-/// What stands under `allow`, and in `deny_rules`, of `graphql`, and of `websocket` for messages of GraphQL.
+/// A rule under `allow`, or in `deny_rules`, of `graphql`, and of `websocket` for messages of GraphQL.
 pub(crate) static GRAPHQL_RULE: Object = Object {
     name: "graphql rule",
     fields: &[
@@ -414,7 +414,7 @@ pub(crate) static GRAPHQL_RULE: Object = Object {
     ],
 };
 
-/// What stands under `allow`, and in `deny_rules`, of `mcp` and `json-rpc`.
+/// A rule under `allow`, or in `deny_rules`, of `mcp` and `json-rpc`.
 pub(crate) static RPC_RULE: Object = Object {
     name: "call rule",
     fields: &[
@@ -461,7 +461,7 @@ pub(crate) static MATCHER: Object = Object {
     fields: &[required("any", Kind::List(&Kind::Loose), "Patterns, one of which the value must match.")],
 };
 
-/// One of `binaries`.
+/// An item of `binaries`.
 pub(crate) static BINARY: Object = Object {
     name: "binary",
     fields: &[

@@ -1,4 +1,5 @@
-//! What must hold of this crate's readers whatever the bytes: one file a property, named as its fuzz target.
+//! Properties of this crate's parsers that must hold for all input: one file a property, named as its fuzz
+//! target.
 //!
 //! Each property takes raw bytes and panics where it doesn't hold. The fuzz targets (`fuzz/`) call it with
 //! new bytes on nightly, the tests below with every file of the corpus on stable. No ordinary build has this

@@ -1,6 +1,6 @@
-//! Generations: every policy that was ever in force, by number; the store that holds the one that is.
+//! Generations, which number the policies that come into force, and the store that holds the current one.
 //!
-//! The data path loads an `Arc` (no lock, no wait). Publishing swaps it in one step. The store lives above
+//! The data path loads an `Arc` (no lock, no wait). Publishing swaps it atomically. The store is owned above
 //! the reloader actor and outlives it.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::diagnostics::Diagnostics;
 use crate::model::Policy;
 use crate::read::{Preset, parse};
 
-/// A policy that was checked and compiled, and could be put in force.
+/// A policy that was checked and compiled, ready to be put in force.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     policy: Policy,
@@ -29,7 +29,7 @@ pub struct Candidate {
 /// The text that a policy was made of, before anything was added to it.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// What messages call it.
+    /// The name that messages use for it.
     pub name: Arc<str>,
     /// The text.
     pub text: Arc<str>,
@@ -56,7 +56,7 @@ impl Candidate {
         &self.policy
     }
 
-    /// What is risky in it.
+    /// The warnings about the policy.
     #[must_use]
     pub fn warnings(&self) -> &Diagnostics {
         &self.warnings
@@ -80,15 +80,15 @@ impl Candidate {
 pub struct Generation {
     /// Counts from 1, up by one at every publication.
     pub number: u64,
-    /// For deciding.
+    /// The policy compiled, for deciding.
     pub compiled: Compiled,
-    /// For showing, and for the cage.
+    /// The policy as values, for showing, and for the cage.
     pub policy: Policy,
-    /// What it was made of: compose it with the same additions, and this policy comes out.
+    /// The text it was made of: composing that with the same additions gives this policy again.
     pub source: Source,
-    /// The file's text; where presets or approvals were added, the whole written out.
+    /// The file's text; where presets or approvals were added, the composed policy as YAML.
     pub text: Arc<str>,
-    /// Of `text`.
+    /// The SHA-256 of `text`.
     pub sha256: [u8; 32],
     /// When it was put in force.
     pub loaded_at: jiff::Timestamp,
@@ -108,7 +108,7 @@ impl Store {
         Self::starting_at(candidate, 1)
     }
 
-    /// A store whose first generation has a given number: a supervisor that was restarted counts on.
+    /// A store whose first generation has a given number, so that a restarted supervisor continues the count.
     #[must_use]
     pub fn starting_at(candidate: Candidate, number: u64) -> Self {
         let number = number.max(1);
@@ -124,7 +124,7 @@ impl Store {
         self.current.load_full()
     }
 
-    /// Puts a policy in force; gives its number.
+    /// Puts a policy in force and returns its number.
     pub fn publish(&self, candidate: Candidate) -> u64 {
         let before = self.current.rcu(|old| candidate.clone().numbered(old.number + 1));
         let number = before.number + 1;
@@ -132,7 +132,7 @@ impl Store {
         number
     }
 
-    /// Tells the number of each new generation (of several in quick succession, the last).
+    /// A receiver of the number of each new generation (of several in quick succession, the last).
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.number.subscribe()

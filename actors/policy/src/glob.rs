@@ -1,10 +1,10 @@
-//! The one glob engine: paths, binaries, query values and host labels are all matched here.
+//! The glob engine that matches all paths, binaries, query values and host labels.
 //!
 //! `*` matches any run of characters within a segment, `**` any run across segments, `?` one character that
 //! isn't a separator, `[a-z]` and `[!a-z]` one character of (or not of) a set. `**/` at the start of a
-//! segment also matches nothing, so `/**/x` covers `/x`. There is no escape and no brace. Matching works on
-//! bytes, allocates nothing, backtracks to at most two places and begins no `*` twice in one segment, so its
-//! time is bounded by pattern length × text length.
+//! segment also matches nothing, so `/**/x` covers `/x`. There are no escapes and no braces. Matching works
+//! on bytes, allocates nothing, backtracks to at most two places and doesn't start the same `*` twice in one
+//! segment, so its time is bounded by pattern length × text length.
 
 use std::fmt;
 
@@ -89,8 +89,8 @@ impl Glob {
         self.tokens.iter().all(|t| matches!(t, Token::Literal(_)))
     }
 
-    /// Whether some text may match both: they begin and end alike as far as both say how. Two that share no
-    /// text in spite of that are taken for overlapping.
+    /// Whether some text may match both patterns, judged by their literal beginnings and ends alone. Patterns
+    /// whose beginnings and ends agree are taken to overlap, even if no text matches both.
     #[must_use]
     pub fn may_overlap(&self, other: &Self) -> bool {
         let ends = |tokens: &[Token]| {
@@ -162,7 +162,7 @@ fn tokens(text: &[u8], separator: u8) -> Result<Box<[Token]>, GlobError> {
     Ok(out.into())
 }
 
-/// What follows a first `*`.
+/// The token that a `*` begins: `after` is the text behind it. Also returns the rest of the text.
 fn star(after: &[u8], separator: u8, at_segment_start: bool) -> Result<(Token, &[u8]), GlobError> {
     let Some(after) = after.strip_prefix(b"*") else { return Ok((Token::Star, after)) };
     if after.first() == Some(&b'*') {
@@ -174,7 +174,7 @@ fn star(after: &[u8], separator: u8, at_segment_start: bool) -> Result<(Token, &
     }
 }
 
-/// A character set, behind its `[`.
+/// A character set: `after` is the text behind its `[`. Also returns the rest of the text.
 fn set(after: &[u8]) -> Result<(Token, &[u8]), GlobError> {
     let (negated, body) = match after.split_first() {
         Some((b'!' | b'^', body)) => (true, body),
@@ -207,7 +207,8 @@ fn set(after: &[u8]) -> Result<(Token, &[u8]), GlobError> {
     Ok((Token::Set { negated, ranges: ranges.into() }, tail))
 }
 
-/// A place to come back to: the tokens behind a wildcard, and the text it has left to them so far.
+/// A place to backtrack to: the tokens behind a wildcard, and the text that the wildcard has left to them so
+/// far.
 #[derive(Clone, Copy)]
 struct Resume<'t, 'x> {
     tokens: &'t [Token],
@@ -215,16 +216,16 @@ struct Resume<'t, 'x> {
     whole_segments: bool,
 }
 
-/// Calls `tick` at each step, for tests to count.
+/// Matches tokens against the whole text. Calls `tick` at each step, for tests to count.
 fn run(tokens: &[Token], text: &[u8], separator: u8, mut tick: impl FnMut()) -> bool {
     let (mut tokens, mut text) = (tokens, text);
-    // A later `**` can absorb all that an earlier one could, and within a segment so can a later `*`: the
-    // last of each is all that ever needs to be tried again.
+    // A later `**` can absorb all that an earlier one could, and so can a later `*` within its segment. So
+    // only the last of each ever needs to be tried again.
     let mut star: Option<Resume<'_, '_>> = None;
     let mut deep: Option<Resume<'_, '_>> = None;
-    // How much text was left at the end of the segment in which the first `*` behind the last `**` began. It
-    // tries all of the segment, so where it failed, one that begins later there fails too: without this, what
-    // few bytes bring about takes their square.
+    // How much text was left at the end of the segment in which the first `*` behind the last `**` began.
+    // That `*` tries all of the segment; where it failed, one that begins later in the segment fails too.
+    // Without this bound, matching would take quadratic time.
     let mut tried: Option<usize> = None;
     loop {
         tick();
@@ -269,7 +270,8 @@ fn run(tokens: &[Token], text: &[u8], separator: u8, mut tick: impl FnMut()) -> 
     }
 }
 
-/// What is left of the text when one plain token has matched its beginning.
+/// The text that is left when a token other than `*` or `**` has matched its beginning; `None` if it doesn't
+/// match.
 fn step<'x>(token: &Token, text: &'x [u8], separator: u8) -> Option<&'x [u8]> {
     match token {
         Token::Literal(bytes) => text.strip_prefix(bytes.as_ref()),
@@ -306,7 +308,7 @@ pub(crate) mod tests {
             match p {
                 [] => t.is_empty(),
                 ['*', '*', s, rest @ ..] if *s == sep && start => {
-                    // Nothing, or up to and with any later separator.
+                    // `**/` matches nothing, or everything up to and including any later separator.
                     go(rest, t, sep, true)
                         || (0..t.len()).any(|i| t[i] == sep && go(rest, &t[i + 1..], sep, true))
                 }
@@ -376,7 +378,7 @@ pub(crate) mod tests {
         assert_eq!(Glob::path("").unwrap_err(), GlobError::Empty);
     }
 
-    /// Steps that it takes not to match.
+    /// The steps that a failing match takes.
     fn steps(pattern: &str, text: &str) -> usize {
         let glob = Glob::path(pattern).unwrap();
         let mut steps = 0;

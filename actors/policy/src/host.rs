@@ -1,9 +1,9 @@
 //! Host names and addresses as a destination names them: one strict type for CONNECT targets, `Host`,
 //! SNI and the policy file, so that the same bytes never mean two places.
 //!
-//! A value of [`Host`] is either a lower-case DNS name or an IP address; nothing that some resolver would
-//! read as an address in another way (octal, hex, short and dword IPv4, IPv4 hidden inside IPv6, zones) gets
-//! past [`Host::parse`]. This module never resolves and never judges whether an address may be dialled.
+//! A [`Host`] is either a lower-case DNS name or an IP address; nothing that some resolver would read as an
+//! address in another way (octal, hex, short and dword IPv4, IPv4 hidden inside IPv6, zones) gets past
+//! [`Host::parse`]. This module never resolves names and never judges whether an address may be dialled.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -55,7 +55,7 @@ pub enum HostError {
 pub struct DomainName(SmolStr);
 
 impl DomainName {
-    /// Reads a name; upper case is folded, nothing else is mended.
+    /// Reads a name; upper case is folded, nothing else is corrected.
     ///
     /// # Errors
     /// A [`HostError`] that says which rule the text breaks.
@@ -93,10 +93,10 @@ impl DomainName {
     }
 }
 
-/// One label of a name by the rules above.
+/// Checks one label of a name by the rules of [`DomainName`].
 pub(crate) fn check_label(label: &str) -> Result<(), HostError> {
     if label.is_empty() || label.len() > MAX_LABEL_BYTES {
-        // An empty label in a text with odd bytes is still best told as an empty label.
+        // Even if other labels hold bad bytes, an empty label is best reported as an empty label.
         return Err(HostError::Label);
     }
     if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
@@ -108,7 +108,8 @@ pub(crate) fn check_label(label: &str) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Whether a last label makes lenient parsers (inet_aton, WHATWG URL) take the whole for an IPv4 address.
+/// Whether the last label makes lenient parsers (inet_aton, WHATWG URL) take the whole name for an IPv4
+/// address.
 fn reads_as_number(label: &str) -> bool {
     if label.bytes().all(|b| b.is_ascii_digit()) {
         return true;
@@ -129,7 +130,7 @@ impl fmt::Debug for DomainName {
     }
 }
 
-/// Where a connection wants to go: a name or an address, in one spelling only.
+/// The host of a destination: a name or an address, in its one canonical spelling.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
     /// A DNS name.
@@ -167,8 +168,8 @@ impl Host {
         }
     }
 
-    /// The host alone, as records and answers have it beside its port: an IPv6 address without the brackets
-    /// of an authority.
+    /// The host alone, for records and answers that hold the port separately: an IPv6 address has no brackets
+    /// here.
     #[must_use]
     pub fn bare(&self) -> SmolStr {
         match self {
@@ -196,7 +197,7 @@ fn parse_v6(text: &str) -> Result<Host, HostError> {
 }
 
 impl fmt::Display for Host {
-    /// As it stands in a `Host` header: IPv6 in brackets.
+    /// Writes the host as in a `Host` header: IPv6 in brackets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => name.fmt(f),

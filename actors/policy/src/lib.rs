@@ -1,12 +1,13 @@
-//! The policy: what an agent may reach and touch, as the operator wrote it, checked and compiled.
+//! The policy: what an agent may reach and touch, as the operator wrote it; here it is checked and compiled.
 //!
-//! A file becomes a [`Policy`] ([`parse`], every error at once), with presets one policy ([`compose`]), and
-//! that a [`Compiled`] matcher, which answers [`Compiled::connect`] and [`Compiled::request`] without lock or
-//! allocation and [`Compiled::explain`]s itself. A [`Store`] holds the [`Generation`] in force; a [`Loader`]
-//! replaces it; the [`actor`] calls the loader when the file changes.
+//! [`parse`] reads a file into a [`Policy`] (and reports every error at once), [`compose`] adds presets to
+//! it, and [`Compiled`] is the matcher made from the result. It answers [`Compiled::connect`] and
+//! [`Compiled::request`] without a lock or an allocation, and [`Compiled::explain`] gives its reasons. A
+//! [`Store`] holds the [`Generation`] in force; a [`Loader`] replaces it; the [`actor`] calls the loader when
+//! the file changes.
 //!
-//! The crate also holds the vocabulary of decisions ([`Host`], [`CanonicalPath`], [`Caller`], [`Denial`] …).
-//! It never opens a connection and never reads a process: it is asked, and answers.
+//! The crate also holds the types that decisions are made of ([`Host`], [`CanonicalPath`], [`Caller`],
+//! [`Denial`] …). It never opens a connection and never inspects a process: it only answers questions.
 
 pub mod actor;
 mod approved;

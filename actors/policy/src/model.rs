@@ -1,7 +1,8 @@
-//! The policy as checked values: what [`crate::parse`] gives and [`crate::Compiled`] is made from.
+//! The policy as checked values: [`crate::parse`] makes them, and [`crate::Compiled`] is made from them.
 //!
-//! Every type here is valid by construction; none of them decides. Sections are as in the file: filesystem,
-//! landlock and process are static (they bind a process for its life), the network is dynamic.
+//! Every value here is valid by construction; none of the types decides anything. The sections are those of
+//! the file: filesystem, landlock and process are static (they bind a process for its life), the network is
+//! dynamic.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,19 +36,19 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Which files may be read and written.
+    /// The filesystem section: which files may be read and written.
     #[must_use]
     pub fn filesystem(&self) -> &Filesystem {
         &self.filesystem
     }
 
-    /// How a kernel without Landlock is met.
+    /// What to do on a kernel that lacks (parts of) Landlock.
     #[must_use]
     pub fn landlock(&self) -> Landlock {
         self.landlock
     }
 
-    /// Who the agent runs as.
+    /// The user and group that the agent runs as.
     #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
@@ -70,7 +71,8 @@ impl Policy {
         if self.landlock != other.landlock {
             out.push("landlock");
         }
-        // Of the process section all that is accepted names the one user and group that there are.
+        // The process section is left out: whatever it says, the agent runs as the one user and group that
+        // there are.
         out
     }
 }
@@ -80,9 +82,9 @@ impl Policy {
 pub struct Filesystem {
     /// Whether the working directory (`/sandbox`) is read-write without being listed.
     pub include_workdir: bool,
-    /// What may be read and executed.
+    /// Paths that may be read and executed.
     pub read_only: Vec<PathRule>,
-    /// What may be read, executed and written.
+    /// Paths that may be read, executed and written.
     pub read_write: Vec<PathRule>,
 }
 
@@ -91,17 +93,17 @@ pub struct Filesystem {
 pub struct PathRule {
     /// Absolute, without `.` or `..`.
     pub path: PathBuf,
-    /// Whether it may be missing. If not, a missing path stops the start.
+    /// Whether the path may be missing. If not, a missing path stops the start.
     pub optional: bool,
 }
 
-/// How a kernel whose Landlock lacks something is met.
+/// What to do on a kernel whose Landlock lacks something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Landlock {
-    /// Refuse to start (our default; OpenShell's is the other).
+    /// Refuse to start (our default; OpenShell's default is [`Landlock::BestEffort`]).
     #[default]
     HardRequirement,
-    /// Go on with what there is; every listed path may be missing.
+    /// Go on with what the kernel has; every listed path may be missing.
     BestEffort,
 }
 
@@ -119,9 +121,9 @@ impl Landlock {
 /// The process section: names inside the sandbox, where there is only the user `sandbox` (1000).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Process {
-    /// As written; `sandbox` or `1000`.
+    /// As written: `sandbox`, `1000`, or another number but 0 (accepted with a warning).
     pub run_as_user: Option<String>,
-    /// As written; `sandbox` or `1000`.
+    /// As written: `sandbox`, `1000`, or another number but 0 (accepted with a warning).
     pub run_as_group: Option<String>,
 }
 
@@ -134,22 +136,22 @@ pub struct Entry {
     pub name: Arc<str>,
     /// Where the programs may go.
     pub endpoints: Vec<Endpoint>,
-    /// Which programs; `None` (not in the file) is any program.
+    /// The programs that may; `None` (not in the file) is any program.
     pub binaries: Option<Vec<Binary>>,
-    /// Whether it is what an operator approved beside the policy, and no entry of a file.
+    /// Whether the entry is an operator's approval, and not in a file.
     pub approved: bool,
 }
 
 /// One endpoint of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Which hosts; `None` is any name whose every address lies in `allowed_ips`.
+    /// The hosts; `None` is any name whose every address lies in `allowed_ips`, and any address in them.
     pub host: Option<HostPattern>,
-    /// Which TCP ports; never empty, sorted, without duplicates.
+    /// The TCP ports; never empty, sorted, without duplicates.
     pub ports: Vec<u16>,
     /// Which paths this endpoint serves; `None` is all.
     pub path: Option<PathPattern>,
-    /// What requests are read as; `None` is bytes (L4).
+    /// What requests are read as; `None` relays the bytes unread (L4).
     pub protocol: Option<Protocol>,
     /// `tls: skip`.
     pub tls_skip: bool,
@@ -163,11 +165,11 @@ pub struct Endpoint {
     pub deny_rules: Vec<Written>,
     /// Ranges in which the host's addresses must lie.
     pub allowed_ips: Vec<IpNet>,
-    /// Whether no private address is reached, though the host is named exactly.
+    /// Whether private addresses stay refused though the host is named exactly.
     pub public_only: bool,
     /// Whether `%2F` may stand in a path.
     pub allow_encoded_slash: bool,
-    /// How bodies are judged, where they are.
+    /// How bodies are judged, where the protocol judges bodies.
     pub bodies: Bodies,
     /// Where placeholders of credentials are replaced, other than in heads.
     pub rewrites: Rewrites,
@@ -204,7 +206,7 @@ pub struct Bodies {
     pub known_mcp_methods: bool,
     /// `mcp.allow_client_responses`: answers to the server's own requests pass.
     pub client_responses: bool,
-    /// `persisted_queries: allow_registered` with what is registered, by hash or id; none is `deny`.
+    /// The registered operations by hash or id under `persisted_queries: allow_registered`; `None` is `deny`.
     pub persisted: Option<BTreeMap<Box<str>, Selected>>,
 }
 
@@ -221,7 +223,7 @@ impl Default for Bodies {
 }
 
 impl Endpoint {
-    /// Host and ports in a few words.
+    /// Host, ports and path in a few words.
     #[must_use]
     pub fn describe(&self) -> String {
         let host = match &self.host {
@@ -242,48 +244,48 @@ impl Endpoint {
 pub struct Binary {
     /// The path inside the sandbox, after symbolic links: exact, or with wildcards.
     pub path: Glob,
-    /// The content it must have.
+    /// SHA-256 of the content it must have.
     pub sha256: Option<[u8; 32]>,
     /// Whether programs that it started, directly or not, may use the endpoints too.
     pub ancestors: bool,
-    /// Whether it may have code mapped that its hash says nothing of: a Python with packages of the agent's
-    /// own.
+    /// Whether it may have code mapped that its hash doesn't cover, as Python has with packages that the
+    /// agent installed.
     pub allow_foreign_code: bool,
 }
 
 impl Binary {
-    /// Whether a program is the one that is meant: by path, and by content where that is pinned.
+    /// Whether a program is this one: by path, and by content where that is pinned.
     #[must_use]
     pub fn is(&self, program: &Executable) -> bool {
         self.path.matches(&program.path) && self.sha256.is_none_or(|wanted| wanted == program.sha256)
     }
 
-    /// Whether a caller is meant, by its own program or by one that started it, leaving aside what code is in
-    /// it.
+    /// Whether a caller is this program or, where ancestors count, was started by it. Ignores what code is
+    /// mapped in the caller.
     #[must_use]
     pub fn names(&self, caller: &Caller) -> bool {
         self.is(&caller.executable)
             || (self.ancestors && caller.ancestors.iter().any(|ancestor| self.is(ancestor)))
     }
 
-    /// Whether a caller may use what is this program's.
+    /// Whether a caller may use what this program may use.
     #[must_use]
     pub fn admits(&self, caller: &Caller) -> bool {
         (!caller.foreign_code || self.allow_foreign_code) && self.names(caller)
     }
 }
 
-/// Where something stands in a file. Two origins always compare equal: a thing is what it is wherever it
-/// stands.
+/// Where something stands in a file. Two origins always compare equal, so that values compare by what they
+/// say, not by where they stand.
 #[derive(Debug, Clone, Eq)]
 pub struct Origin {
     /// The file's name.
     pub file: Arc<str>,
-    /// From 1.
+    /// The line, from 1.
     pub line: usize,
-    /// From 1, in characters.
+    /// The column, from 1, in characters.
     pub column: usize,
-    /// The bytes of the text.
+    /// The range of bytes in the text.
     pub span: Range<usize>,
 }
 
@@ -294,8 +296,8 @@ impl PartialEq for Origin {
 }
 
 impl Origin {
-    /// Without the directories of the file: an agent is told where a rule stands, not where the operator
-    /// keeps it.
+    /// The origin as shown to agents, without the file's directories: an agent is told where a rule stands,
+    /// not where the operator keeps the file.
     pub(crate) fn for_agents(&self) -> String {
         let file = self.file.rsplit('/').next().unwrap_or_default();
         format!("{file}:{}:{}", self.line, self.column)
@@ -308,7 +310,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Whether a host is one that the gateway or the proxy answers itself.
+/// Whether a host is `inference.local`, which the gateway answers itself.
 pub(crate) fn is_inference_local(host: &Host) -> bool {
     host.name().is_some_and(|n| n.as_str() == "inference.local")
 }

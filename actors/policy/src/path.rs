@@ -1,8 +1,9 @@
-//! The canonical path: the one form in which a request's path is judged, and in which it is then sent.
+//! The canonical path: the form in which a request's path is judged, and in which it is then sent.
 //!
-//! One order, one decode: percent-decode once, refuse what two parsers could read in two ways, strip
-//! `;params`, collapse `//`, resolve dot segments, encode again with upper-case hex. The output is a fixed
-//! point: parsing it again gives itself. [`CanonicalPath::parse`] is the only maker of the type.
+//! The steps have a fixed order, with one decoding: percent-decode, refuse what two parsers could read in two
+//! ways, strip `;params`, collapse `//`, resolve dot segments, encode again with upper-case hex. The output
+//! is a fixed point: parsing it again gives the same path. Only [`CanonicalPath::parse`] makes values of the
+//! type.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 /// Longest path accepted, in bytes as sent. Servers commonly stop at 8 KiB for the whole request line.
 pub const MAX_PATH_BYTES: usize = 8 * 1024;
 
-/// Choices that an endpoint makes about its paths.
+/// The options that an endpoint sets for its paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct PathOptions {
     /// Keep `%2F` inside a segment instead of refusing it (npm's scoped packages need it).
@@ -38,7 +39,7 @@ pub enum PathError {
     /// An encoded control character.
     #[error("the path has an encoded control character")]
     Control,
-    /// The decoded path is not UTF-8 (overlong forms are not).
+    /// The decoded path is not UTF-8 (overlong forms are not UTF-8).
     #[error("the decoded path is not valid UTF-8")]
     Utf8,
     /// `%2F` where the endpoint doesn't allow it.
@@ -59,11 +60,11 @@ pub enum PathError {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CanonicalPath {
     text: Arc<str>,
-    /// With `/` in the place of each `%2F`, if there is one.
+    /// The path with `/` in place of each `%2F`, if it has any.
     slashes: Option<Arc<str>>,
-    /// See [`CanonicalPath::leniently`], where that is another text.
+    /// See [`CanonicalPath::leniently`]; `None` where that is the same text.
     lenient: Option<Arc<str>>,
-    /// See [`CanonicalPath::without_ends`], where that is another text.
+    /// See [`CanonicalPath::without_ends`]; `None` where that is the same text.
     trimmed: Option<Arc<str>>,
 }
 
@@ -85,12 +86,12 @@ impl CanonicalPath {
         let mut kept: Vec<String> = Vec::new();
         let mut trailing = false;
         for piece in body.split('/') {
-            // `;params` go before dot segments are looked at: `..;x` is `..` to many servers.
+            // `;params` are stripped before dot segments are resolved: `..;x` is `..` to many servers.
             let piece = piece.split(';').next().unwrap_or_default();
             let decoded = decode(piece)?;
             trailing = false;
             match decoded.as_str() {
-                // Also the end of `/a/`, and `//` in the middle.
+                // `""` is the end of `/a/`, or `//` in the middle.
                 "" | "." => trailing = true,
                 ".." => {
                     kept.pop().ok_or(PathError::AboveRoot)?;
@@ -113,52 +114,52 @@ impl CanonicalPath {
         if trailing || kept.is_empty() {
             text.push('/');
         }
-        // Escapes make it longer.
+        // Escaping may have made the path longer.
         if text.len() > MAX_PATH_BYTES {
             return Err(PathError::TooLong);
         }
-        // No other escape is written so: a `%` of a segment is `%25` here.
+        // A `%2F` in the text can only be an encoded slash: a literal `%` in a segment is `%25` here.
         let slashes = text.contains("%2F").then(|| Arc::from(text.replace("%2F", "/")));
         let lenient = lenient(&text).map(Arc::from);
         let trimmed = trimmed(lenient.as_deref().unwrap_or(&text)).map(Arc::from);
         Ok(Self { text: Arc::from(text), slashes, lenient, trimmed })
     }
 
-    /// What is judged and what is sent.
+    /// The path as it is judged and sent.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The same text, shared.
+    /// The same text as [`Self::as_str`], shared.
     #[must_use]
     pub fn shared(&self) -> Arc<str> {
         Arc::clone(&self.text)
     }
 
-    /// Whether a `%2F` is in it; only endpoints that allow it may then match.
+    /// Whether the path holds a `%2F`; only endpoints that allow it then serve the path.
     #[must_use]
     pub fn has_encoded_slash(&self) -> bool {
         self.slashes.is_some()
     }
 
-    /// What the most lenient server reads: `%2F` as `/`, escapes that were escaped once more, and letters in
-    /// any case (small ones here). A slash at its end is for who compares to take off. None where that is the
-    /// path itself.
+    /// The path as the most lenient server reads it: `%2F` as `/`, double escapes undone, and letters in any
+    /// case (lower case here). A slash at the end is kept; the caller strips it to compare. `None` where this
+    /// is the path itself.
     #[must_use]
     pub fn leniently(&self) -> Option<&str> {
         self.lenient.as_deref()
     }
 
-    /// What a lenient server on Windows reads: the same, and no dots and spaces at the end of a name.
-    /// None where that makes no difference.
+    /// The path as a lenient server on Windows reads it: the lenient reading, without dots and spaces at the
+    /// end of each name. `None` where that makes no difference.
     #[must_use]
     pub fn without_ends(&self) -> Option<&str> {
         self.trimmed.as_deref()
     }
 
-    /// What a server reads that takes `%2F` for `/`, where that makes a difference. No dot segment and no
-    /// empty one is in it.
+    /// The path as a server reads it that takes `%2F` for `/`, where that makes a difference. It holds no dot
+    /// segment and no empty segment.
     #[must_use]
     pub fn with_slashes(&self) -> Option<&str> {
         self.slashes.as_deref()
@@ -171,8 +172,8 @@ impl fmt::Display for CanonicalPath {
     }
 }
 
-/// See [`CanonicalPath::leniently`]; of a canonical path, or of a pattern's canonical text. None where it is
-/// the same text, as of most.
+/// See [`CanonicalPath::leniently`]. Takes a canonical path, or a pattern's canonical text. `None` where the
+/// result is the same text, as for most.
 pub(crate) fn lenient(canonical: &str) -> Option<String> {
     if !canonical.contains("%2") && !canonical.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return None;
@@ -180,8 +181,7 @@ pub(crate) fn lenient(canonical: &str) -> Option<String> {
     let text = canonical.replace("%2F", "/");
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
-    // `%2572` is `%72` undone once, and `r` undone twice. What would be a separator or a dot then is refused
-    // before.
+    // `%2572` decodes to `%72`, and that to `r`. Double escapes of a separator or a dot were refused before.
     while let Some((before, after)) = rest.split_once("%25") {
         out.push_str(before);
         let value = match after.as_bytes() {
@@ -204,7 +204,7 @@ pub(crate) fn lenient(canonical: &str) -> Option<String> {
     (out != canonical).then_some(out)
 }
 
-/// See [`CanonicalPath::without_ends`]; of a lenient reading. A name of nothing but dots and spaces stays.
+/// See [`CanonicalPath::without_ends`]. Takes a lenient reading. A name of nothing but dots and spaces stays.
 fn trimmed(reading: &str) -> Option<String> {
     let bare = |segment: &'_ str| {
         let mut end = segment.len();
@@ -276,7 +276,7 @@ fn still_encoded(decoded: &str) -> bool {
     })
 }
 
-/// A segment that holds an encoded slash: allowed by the endpoint, and no dot segment hidden behind it.
+/// Checks a segment that holds an encoded slash: the endpoint must allow it, and it must hide no dot segment.
 fn check_encoded_slash(segment: &str, options: PathOptions) -> Result<(), PathError> {
     if !options.allow_encoded_slash {
         return Err(PathError::EncodedSlash);
@@ -287,8 +287,8 @@ fn check_encoded_slash(segment: &str, options: PathOptions) -> Result<(), PathEr
     Ok(())
 }
 
-/// Encodes a decoded segment: RFC 3986 `pchar` stands raw (but for `;`, which never gets here), all else as
-/// `%XX`.
+/// Encodes a decoded segment: RFC 3986 `pchar` is written raw (but for `;`, which never gets here), all else
+/// as `%XX`.
 pub(crate) fn encode(segment: &str) -> String {
     let mut out = String::with_capacity(segment.len());
     for byte in segment.bytes() {
@@ -306,7 +306,7 @@ pub(crate) fn stands_raw(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte)
 }
 
-/// `%XX` in upper case.
+/// Appends a byte as `%XX` in upper case.
 pub(crate) fn push_escape(out: &mut String, byte: u8) {
     const DIGITS: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
@@ -419,7 +419,7 @@ mod tests {
         for raw in ["/a%2f..%2fb", "/..%2fa", "/a%2f", "/a%2f%2fb", "/a%2f.%2fb"] {
             assert_eq!(CanonicalPath::parse(raw, SLASH), Err(PathError::AboveRoot), "{raw}");
         }
-        // A segment that is taken back again leaves no trace.
+        // A segment that `..` removes leaves no trace.
         assert!(!CanonicalPath::parse("/a%2fb/../c", SLASH).unwrap().has_encoded_slash());
     }
 

@@ -1,7 +1,7 @@
 //! A program as a section of cofferdam.yaml names it (`credentials`, `inference`): its path, or a map with
 //! more to say.
 //!
-//! A policy file's own `binaries` are read by [`crate::parse`], with their places; what both mean is a
+//! A policy file's own `binaries` are read by [`crate::parse`], with their places in the file. Both become a
 //! [`Binary`].
 
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Binary, Glob};
 
-/// As written.
+/// A program as written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NamedProgram {
     path: String,
@@ -24,17 +24,17 @@ pub struct NamedProgram {
 }
 
 impl NamedProgram {
-    /// What was said of programs that it started.
+    /// Whether programs that it started count too, if the file says so.
     #[must_use]
     pub fn ancestors(&self) -> Option<bool> {
         self.ancestors
     }
 
-    /// The program that is meant; `ancestors`: whether those that it started count where nothing was said of
-    /// them.
+    /// Checks the program. `ancestors` says whether programs that it started count where the file doesn't
+    /// say.
     ///
     /// # Errors
-    /// What can't be a program, and the mend.
+    /// What can't be a program, and how to fix it.
     pub fn checked(&self, ancestors: bool) -> Result<Binary, String> {
         if !self.path.starts_with('/') {
             return Err(format!("`{}` is no absolute path inside the sandbox", self.path));

@@ -1,10 +1,11 @@
-//! The canonical query: what is judged against `query:` matchers, and what is then sent.
+//! The canonical query: the form in which a query is judged by `query:` matchers, and in which it is then
+//! sent.
 //!
-//! Escapes get upper-case hex, what needs no escape loses it, `;` is escaped (so that nobody takes it for a
-//! separator). Values are compared decoded. `+` means a space to some servers and itself to others: both
-//! readings are kept, and a matcher must hold for both to allow, for either to deny. So it is with names,
-//! which some servers read in any case, without spaces around them, cut at a bracket, or with another
-//! character for it.
+//! Escapes get upper-case hex, needless escapes are undone, and `;` is escaped (so that no server takes it
+//! for a separator). Values are compared decoded. `+` means a space to some servers and itself to others:
+//! both readings are kept, and a matcher must hold for both to allow, for either to deny. The same goes for
+//! names, which some servers read in any case, without spaces around them, cut at a bracket, or with another
+//! character in its place.
 
 use std::fmt;
 
@@ -46,7 +47,7 @@ pub struct Parameter {
     name: String,
     /// The value, `+` as itself.
     value: String,
-    /// The name and value with `+` as a space, where that makes a difference.
+    /// The name and value with `+` as a space; `None` where that makes no difference.
     spaced: Option<(String, String)>,
 }
 
@@ -98,7 +99,7 @@ impl Query {
                 parameters.push(parameter(name, value));
             }
         }
-        // Escapes make it longer.
+        // Escaping may have made the query longer.
         if text.len() > MAX_QUERY_BYTES {
             return Err(QueryError::TooLong);
         }
@@ -111,15 +112,14 @@ impl Query {
         self.text.as_deref()
     }
 
-    /// Whether a parameter is there that some server takes for `name`, whatever its value and the case of its
-    /// letters.
+    /// Whether the query has a parameter that some server takes for `name`, whatever its value.
     #[must_use]
     pub fn names(&self, name: &str) -> bool {
         let is = |own: &str| is_taken_for(own, name);
         self.parameters.iter().any(|p| is(&p.name) || p.spaced.as_ref().is_some_and(|(n, _)| is(n)))
     }
 
-    /// Every value that some server sees in a parameter which it takes for `name`.
+    /// Every value that some server reads for parameter `name`.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.readings(name).map(|(value, _)| value)
     }
@@ -141,7 +141,8 @@ impl Query {
         self.readings(name).any(|(value, _)| test(value))
     }
 
-    /// Every value that some server would see under `name`, and whether all servers would see one there.
+    /// Every value that some server reads for parameter `name`, each with whether all servers take its
+    /// parameter for `name`.
     fn readings<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, bool)> {
         self.parameters.iter().flat_map(move |p| {
             let plain = is_taken_for(&p.name, name).then_some(p.value.as_str());
@@ -152,9 +153,9 @@ impl Query {
     }
 }
 
-/// Whether some server takes a parameter that is called `own` for `name`: in any case (ASP.NET), without the
-/// spaces around it, with `_` for a dot, a space or a bracket that nothing closes (PHP), or as a list or map
-/// of that name (`name[]`), whose brackets Rack and qs also take before it (`[name]`, `[name`).
+/// Whether some server takes a parameter called `own` for `name`: in any case (ASP.NET), without the spaces
+/// around it, with `_` for a dot, a space or an unclosed bracket (PHP), or as a list or map of that name
+/// (`name[]`), whose brackets Rack and qs also accept before it (`[name]`, `[name`).
 fn is_taken_for(own: &str, name: &str) -> bool {
     let folded = |text: &str, wanted: &str| {
         let fold = |c: char| match c {
@@ -177,7 +178,8 @@ impl fmt::Display for Query {
     }
 }
 
-/// A decoded name or value: with `+` as itself, and, where there is a raw `+`, with `+` as a space.
+/// A decoded name or value: `plain` keeps `+` as itself, `spaced` has it as a space and is `None` where there
+/// is no raw `+`.
 #[derive(Default)]
 struct Component {
     plain: String,

@@ -1,8 +1,8 @@
-//! From a tree to a policy: every field checked, every error collected, nothing ignored.
+//! Reads a YAML tree into a policy: every field is checked, every error is collected, nothing is ignored.
 //!
 //! Structural errors (unknown, duplicate, missing and mistyped fields) and semantic ones (a host that names
 //! too much, a rule that never matches) come out in one list, in the order of the file. A part that can't be
-//! read is left out of the result, and the result is thrown away if there was any error.
+//! read is left out of the result, and the result is discarded if there was any error.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ mod sections;
 /// Most errors and warnings that are kept of one text; a file with more is broken as a whole.
 const MAX_DIAGNOSTICS: usize = 1000;
 
-/// What helps who gives one for the other.
+/// Help for an operator who gives a preset in place of a policy, or the other way round.
 const IS_A_PRESET: &str = "this is a preset, which is added to a policy: use `--preset FILE`, or `presets: [FILE]` in a cofferdam.yaml";
 const IS_A_POLICY: &str =
     "write `preset: { name: …, description: … }`; a whole policy is given with `--policy FILE`";
 
-/// A policy that was read, and what is risky in it.
+/// A policy that was read, and the warnings about it.
 #[derive(Debug, Clone)]
 pub struct Parsed {
     /// The policy.
@@ -39,7 +39,7 @@ pub struct Parsed {
 /// A named set of network entries that can be added to a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preset {
-    /// What `--preset` calls it.
+    /// The name that `--preset` takes.
     pub name: Arc<str>,
     /// What it allows, in one line.
     pub description: Arc<str>,
@@ -88,7 +88,7 @@ impl<'n> Fields<'n> {
     }
 }
 
-/// Walks the tree and collects what is wrong.
+/// Walks the tree and collects errors and warnings.
 struct Reader<'a> {
     name: Arc<str>,
     source: &'a str,
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What only shows when all entries are known.
+    /// Checks what shows only when all entries are known.
     fn check_network(&mut self, network: &[Entry]) {
         for contradiction in check::contradictions(network) {
             let mut item =
@@ -171,10 +171,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    // What the sections are read with.
+    // Readers of values, which the sections use.
 
-    /// Reads a map whose fields are those of `object`; says what is unknown, doubled, missing or not there
-    /// yet.
+    /// Reads a map whose fields are those of `object`; reports fields that are unknown, doubled, missing or
+    /// not supported.
     fn object<'n>(&mut self, node: &'n Node, object: &'static Object) -> Option<Fields<'n>> {
         let Value::Map(pairs) = &node.value else {
             self.mistyped(node, &format!("a map ({})", object.name));
@@ -193,7 +193,7 @@ impl<'a> Reader<'a> {
             }
             match field.support {
                 Support::Now => out.pairs.push((field.name, value)),
-                // Off is off: nothing that would protect is lost.
+                // `false` turns the feature off, so ignoring the field loses no protection.
                 Support::Later(_) if matches!(value.value, Value::Bool(false)) => {}
                 Support::Later(feature) => {
                     let message = format!("`{name}` isn't supported yet ({feature})");
@@ -224,7 +224,7 @@ impl<'a> Reader<'a> {
     }
 
     fn unknown(&mut self, key: &Node, name: &str, object: &'static Object) {
-        // What is refused for good, or isn't here yet, is nothing to write.
+        // Unsupported fields aren't offered as help.
         let known: Vec<&'static str> =
             object.fields.iter().filter(|f| f.support == Support::Now).map(|f| f.name).collect();
         let help = if name == "preset" && std::ptr::eq(object, &fields::POLICY) {
@@ -300,7 +300,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// One of the words that the table has for field `name` of `object`.
+    /// Reads one of the words that the field table allows for field `name` of `object`.
     fn word(&mut self, node: Option<&Node>, object: &'static Object, name: &str) -> Option<&'static str> {
         let node = node?;
         let Some(Kind::OneOf(words)) = object.field(name).map(|f| f.kind) else { return None };
@@ -327,7 +327,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a list, item by item; what can't be read is left out.
+    /// Reads a list, item by item; items that can't be read are left out.
     fn each<T>(
         &mut self,
         node: Option<&Node>,
@@ -337,10 +337,10 @@ impl<'a> Reader<'a> {
         items.iter().filter_map(|item| read(self, item)).collect()
     }
 
-    // Saying what is wrong.
+    // Reporting errors and warnings.
 
-    /// What stands there, in a reader's words. `0443` is eight by eight to some readers of YAML and ten by
-    /// ten to others, so to ours it is no whole number; nor is it a fraction to anyone.
+    /// Names the kind of a value for a message. `0443` is octal to some YAML parsers and decimal to others,
+    /// so ours doesn't take it for a whole number; but it isn't a fraction either.
     fn kind_of(&self, node: &Node) -> &'static str {
         let written = self.source_of(node).trim_start_matches(['-', '+']);
         let whole = written.bytes().all(|byte| byte.is_ascii_digit());
@@ -372,8 +372,8 @@ impl<'a> Reader<'a> {
     }
 
     fn origin(&self, span: Range<usize>) -> Origin {
-        // Every endpoint and rule has an origin: counting lines from the top each time would make long files
-        // slow.
+        // Uses the index of lines: every endpoint and rule has an origin, and counting lines from the top
+        // each time would make long files slow.
         let line = self.lines.partition_point(|start| *start <= span.start);
         let start = line.checked_sub(1).and_then(|index| self.lines.get(index)).copied().unwrap_or(0);
         let column = self.source.get(start..span.start).map_or(1, |text| text.chars().count() + 1);

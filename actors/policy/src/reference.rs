@@ -1,6 +1,6 @@
 //! The reference of the schema as Markdown: one table an object, made from the field tables.
 //!
-//! `docs/policy.md` holds it between two marks; a test keeps it current.
+//! `docs/policy.md` holds the output between two markers; a test keeps it current.
 
 use std::fmt::Write;
 

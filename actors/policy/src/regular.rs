@@ -1,5 +1,4 @@
-//! Opening a file by its name without ever waiting for somebody: a pipe in its place must not hold up who
-//! reads it.
+//! Opens a file by its name without ever blocking: a pipe in its place must not hold up the reader.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
@@ -8,12 +7,12 @@ use std::path::Path;
 
 use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
 
-/// Opens a regular file for reading. Links are followed; waits for nobody.
+/// Opens a regular file for reading. Follows links; never waits for another process.
 ///
 /// # Errors
-/// When it can't be opened; when it is no regular file, with what it is instead.
+/// The file can't be opened, or isn't a regular file; the error then says what it is.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK a pipe is opened only once somebody writes to it (fifo(7)).
+    // Without O_NONBLOCK, opening a pipe blocks until another process opens it for writing (fifo(7)).
     let flags = O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let kind = file.metadata()?.file_type();

@@ -1,9 +1,9 @@
-//! Reloading: from a changed file, or a text handed in, to a published generation; or to a reason why not.
+//! Reloading: takes a changed file, or a text handed in, and publishes a new generation or says why not.
 //!
 //! A bad file changes nothing: the store keeps the last good generation. What was last seen of the file lives
 //! here, above the actor, so that a restarted actor neither publishes the same text again nor misses a change
-//! made meanwhile. Whoever keeps it beyond this process keeps the same from the next one, to which an old
-//! file would else be a new edit.
+//! made meanwhile. If the caller keeps it beyond this process, the next process doesn't take an old file for
+//! a new edit.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,10 +20,10 @@ use crate::regular::open_regular;
 use crate::watch::Look;
 use crate::yaml::MAX_POLICY_BYTES;
 
-/// What came of a reload. Told to the observer, for logs, metrics and the event stream.
+/// The outcome of a reload. Passed to the observer, for logs, metrics and the event stream.
 #[derive(Debug, Clone)]
 pub enum Reloaded {
-    /// The file is as it was.
+    /// The file is as it was last seen, or its text is in force already.
     Unchanged,
     /// A new generation is in force.
     Published(Published),
@@ -34,9 +34,9 @@ pub enum Reloaded {
 pub struct Published {
     /// Its number.
     pub generation: u64,
-    /// What is risky in it.
+    /// The warnings about it.
     pub warnings: Diagnostics,
-    /// Approvals that contradict it and aren't part of it, by id.
+    /// The ids of approvals that were left out because they contradict it.
     pub left_out: Vec<String>,
 }
 
@@ -54,14 +54,14 @@ pub enum Refused {
     /// The text has errors.
     #[error("the policy is refused, and the one in force stays:\n{0}")]
     Rejected(Diagnostics),
-    /// A static section differs, which binds agents as long as they run.
+    /// A static section differs. Static sections bind agents as long as they run.
     #[error(
         "{} changed, which binds agents as long as they run: `policy set --restart-agents` ends them and starts them under it; \
          the policy in force stays",
         .sections.join(", ")
     )]
     StaticChanged {
-        /// Which sections.
+        /// The sections that differ.
         sections: Vec<&'static str>,
     },
 }
@@ -79,7 +79,7 @@ pub enum Seen {
 }
 
 impl Seen {
-    /// Of a file's text.
+    /// The mark of a file's text.
     #[must_use]
     pub fn of(text: &str) -> Self {
         Self::Text(Sha256::digest(text.as_bytes()).into())
@@ -92,7 +92,7 @@ pub struct Loader {
     store: Store,
     path: Option<PathBuf>,
     presets: Arc<[Preset]>,
-    /// What was approved beside the text. Held for as long as it takes to take a copy.
+    /// What was approved in addition to the text. The lock is held only to copy or replace the list.
     approved: Arc<Mutex<Arc<[Approved]>>>,
     seen: Arc<watch::Sender<Seen>>,
     observer: Observer,
@@ -100,8 +100,8 @@ pub struct Loader {
 
 impl Loader {
     /// A loader for `store`. `path` is the file to watch (`None`: a built-in profile, changed only by hand),
-    /// `presets` are added to every text, `seen` is what the file last held for whoever made the store's
-    /// first generation.
+    /// `presets` are added to every text, `seen` marks what the file held when the store's first generation
+    /// was made from it.
     #[must_use]
     pub fn new(
         store: Store,
@@ -114,7 +114,7 @@ impl Loader {
         Self { store, path, presets: presets.into(), approved: Arc::default(), seen, observer }
     }
 
-    /// With what was approved before, which the store's generation has already.
+    /// Sets the list of earlier approvals, which the store's generation already has.
     #[must_use]
     pub fn with_approved(self, approved: Vec<Approved>) -> Self {
         self.approve_from_now_on(approved);
@@ -133,18 +133,18 @@ impl Loader {
         self.path.as_deref()
     }
 
-    /// What the file last held, and whenever that changes.
+    /// A receiver of what the file was last seen to hold.
     #[must_use]
     pub fn seen(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
     }
 
-    /// Reads the file again. A file that is as it was last seen (good or bad) is left alone, and the observer
-    /// hears of that only where the look was meant: it counts reloads, not how often the directory changes.
-    /// Blocks on the disk.
+    /// Reads the file again. A file that is as it was last seen (good or bad) is left alone; the observer is
+    /// then called only for [`Look::Meant`], since it counts reloads, not changes in the directory. Blocks on
+    /// the disk.
     ///
     /// # Errors
-    /// Why the file is not in force; told once for each state of the file.
+    /// Why the file isn't in force; returned once for each state of the file.
     pub fn reload(&self, look: Look) -> Result<Reloaded, Refused> {
         let before = *self.seen.borrow();
         let result = self.reloaded();
@@ -161,13 +161,13 @@ impl Loader {
         if *self.seen.borrow() == seen {
             return Ok(Reloaded::Unchanged);
         }
-        // Back to what is in force, after something that was refused: nothing changes.
+        // The file is back to the text in force, after one that was refused: nothing changes.
         if text.as_ref().is_ok_and(|text| **text == *self.store.load().source.text) {
             self.seen.send_replace(seen);
             return Ok(Reloaded::Unchanged);
         }
         let result = text.and_then(|text| self.publish(&path.to_string_lossy(), &text));
-        // Marked as seen only now: a panic on the way makes the restarted actor try again.
+        // Marked as seen only now, so that after a panic above the restarted actor tries again.
         self.seen.send_replace(seen);
         result.map(Reloaded::Published)
     }
@@ -182,8 +182,8 @@ impl Loader {
         result
     }
 
-    /// Puts the policy in force once more, with this as all that was approved beside its text, and every
-    /// later one too.
+    /// Puts the policy in force once more, with this list in place of all earlier approvals. The list also
+    /// applies to every later policy.
     ///
     /// # Errors
     /// As [`Self::set`]; not to be expected, since the text is the one in force.
@@ -198,7 +198,7 @@ impl Loader {
         result
     }
 
-    /// Gives what was approved before.
+    /// Replaces the list of approvals and returns the one before.
     fn approve_from_now_on(&self, approved: Vec<Approved>) -> Arc<[Approved]> {
         let mut all = self.approved.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *all, approved.into())
@@ -218,7 +218,7 @@ impl Loader {
     }
 }
 
-/// Reads a policy file, never more of it than a policy may be.
+/// Reads a policy file, never more of it than the longest text that a policy may have.
 fn read(path: &Path) -> Result<String, Refused> {
     use std::io::Read;
     let unreadable = |reason: String| Refused::Unreadable { path: path.to_owned(), reason };

@@ -1,27 +1,27 @@
-//! Query parameters by which some servers take a request for one of another method.
+//! Query parameters that make some servers read another method than the request line has.
 //!
 //! `GET /posts/1?_method=DELETE` deletes where WordPress answers, and Salesforce, Firebase and others have
-//! words of their own. A field that does so is taken off by the proxy; a query is sent as it was judged, so
-//! such a request must be allowed by its other method as well. Must never change what is sent, nor take a
-//! parameter for a method that is none.
+//! parameters of their own. The proxy removes header fields that do so; but a query is sent as it was judged,
+//! so such a request must be allowed by its other method as well. Must never change what is sent, nor read a
+//! method where the parameter isn't one.
 
 use crate::decision::{Denial, Layer, RequestFacts};
 use crate::model::is_method;
 use crate::query::Query;
 use crate::{Treatment, WEBSOCKET_TEXT};
 
-/// Whatever they hold is a method.
+/// Parameters whose value is always meant as a method.
 const ALWAYS: [&str; 5] =
     ["_method", "_httpmethod", "x-http-method", "x-http-method-override", "x-method-override"];
-/// A word of many meanings, of which one is a method.
+/// A parameter with many uses, one of which is to name a method.
 const PERHAPS: &str = "method";
-/// What it holds then.
+/// The values with which [`PERHAPS`] names a method.
 const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];
 
-/// A method that a query names; none where what it says can't be one.
+/// A method that a query names; `None` where the value can't be a method.
 pub(crate) type Renamed = Option<String>;
 
-/// The other methods of a request that are judged.
+/// The other methods by which a request must be judged; none where requests aren't read.
 pub(crate) fn renamed(treatment: Treatment, facts: &RequestFacts<'_>) -> Vec<Renamed> {
     match treatment {
         Treatment::Inspect { .. } if !facts.websocket => named_in(facts.query, facts.method),
@@ -29,7 +29,7 @@ pub(crate) fn renamed(treatment: Treatment, facts: &RequestFacts<'_>) -> Vec<Ren
     }
 }
 
-/// Whether the query of a request that is judged names another method than its own.
+/// Whether a query names another method than the request's own.
 #[must_use]
 pub fn names_another_method(query: &Query, own: &str) -> bool {
     !named_in(query, own).is_empty()
@@ -43,13 +43,13 @@ fn named_in(query: &Query, own: &str) -> Vec<Renamed> {
     always.chain(perhaps).filter(|method| method.as_deref() != Some(own)).collect()
 }
 
-/// In capital letters, as every server reads it.
+/// Reads a value as a method, in capital letters, as every server does.
 fn read(value: &str) -> Renamed {
     let value = value.trim().to_ascii_uppercase();
     (is_method(&value) && value != WEBSOCKET_TEXT).then_some(value)
 }
 
-/// A query's method that is none.
+/// The denial where a query's value can't be a method.
 pub(crate) fn unknown_method() -> Denial {
     Denial {
         layer: Layer::L7,

@@ -1,9 +1,9 @@
-//! Fields by which a request names a second resource, which its server then reads or writes for it.
+//! Header fields by which a request names a second resource, which the server then reads or writes for it.
 //!
 //! `MOVE /public/a` with `Destination: /private/b` writes to `/private`, and an object store's copy reads
-//! what its field says. Whoever sends that must be allowed to do it without a server's help: such a resource
-//! is judged as a request of its own, with the method that would read or write it. What can't be read as one
-//! is refused. Must never change what is sent.
+//! what its field says. The caller must be allowed to do that without the server's help: such a resource is
+//! judged as a request of its own, with the method that would read or write it. A field that can't be read is
+//! refused. Must never change what is sent.
 
 use std::borrow::Cow;
 use std::str::FromStr as _;
@@ -16,16 +16,16 @@ use crate::{
     RequestFacts,
 };
 
-/// What is done to the resource that a field names.
+/// What the server does to the resource that a field names.
 #[derive(Clone, Copy)]
 enum Done {
-    /// What the request does.
+    /// The same as the request does.
     Likewise,
-    /// It is read.
+    /// The server reads it.
     Read,
 }
 
-/// How a field names it, where it is no URL.
+/// How a field names the resource, where its value isn't a URL.
 #[derive(Clone, Copy)]
 enum Form {
     /// By its path on the same server.
@@ -33,15 +33,15 @@ enum Form {
     /// `container/object`, of the account that the request's own path begins with (Swift:
     /// `/v1/ACCOUNT/container/object`).
     Container,
-    /// `bucket/key`: a path, or another host's where buckets are hosts.
+    /// `bucket/key`: a path on the same server, or `key` on another host where buckets have hosts.
     Bucket,
-    /// `bucket.host/key`.
+    /// `bucket.host/key`, at the port of the request.
     Hosted,
-    /// By what no policy has a word for.
+    /// In a form that no policy can express; such a field is refused.
     Unnamed,
 }
 
-/// WebDAV's (RFC 4918 section 10.3), and those of object stores.
+/// The known fields: WebDAV's (RFC 4918 section 10.3), and those of object stores.
 const FIELDS: [(&str, Done, Form); 16] = [
     ("destination", Done::Likewise, Form::Path),
     ("destination-account", Done::Likewise, Form::Unnamed),
@@ -61,8 +61,9 @@ const FIELDS: [(&str, Done, Form); 16] = [
     ("x-tos-copy-source", Done::Read, Form::Bucket),
 ];
 
-/// How the fields end by which other stores do the same, each under a prefix of its own (`x-bce-copy-source`,
-/// `x-qs-move-source`, `x-oss-symlink-target`): what is named so can't be read, and is never nothing.
+/// Endings of the fields by which other stores do the same, each with its own prefix (`x-bce-copy-source`,
+/// `x-qs-move-source`, `x-oss-symlink-target`). We can't read their values, and must not ignore them, so they
+/// are refused.
 const ENDS: [&str; 7] = [
     "-copy-from",
     "-copy-source",
@@ -72,8 +73,8 @@ const ENDS: [&str; 7] = [
     "-symlink-bucket",
     "-symlink-target",
 ];
-/// Where a field has this in its name, what follows is the client's own word about the object, which a store
-/// keeps and doesn't read.
+/// Marks a field that holds the client's own metadata about the object, which a store keeps and doesn't
+/// interpret.
 const METADATA: &str = "-meta-";
 
 /// A second resource of a request.
@@ -81,7 +82,7 @@ const METADATA: &str = "-meta-";
 pub struct Second {
     field: Cow<'static, str>,
     method: Cow<'static, str>,
-    /// None where the field can't be read.
+    /// `None` where the field's value can't be read.
     place: Option<Place>,
 }
 
@@ -95,17 +96,18 @@ struct Place {
 /// The server of a second resource.
 #[derive(Debug, Clone)]
 enum At {
-    /// The request's own.
+    /// The request's own server.
     Here,
-    /// This one.
+    /// This server.
     There(Destination),
-    /// This one, at the request's own port.
+    /// This host, at the request's own port.
     Named(Host),
-    /// The request's own where buckets are in paths, else this bucket's, and there this path.
+    /// The request's own server where buckets are in paths. Where buckets have hosts, the host of this
+    /// bucket, with this path.
     Bucket(String, CanonicalPath),
 }
 
-/// All that a head names; `own` is the path of the request itself.
+/// All second resources that a request's head names; `own` is the path of the request itself.
 #[must_use]
 pub fn named_in(headers: &HeaderMap, method: &str, own: &CanonicalPath) -> Box<[Second]> {
     let mut named = Vec::new();
@@ -120,13 +122,14 @@ pub fn named_in(headers: &HeaderMap, method: &str, own: &CanonicalPath) -> Box<[
     named.into()
 }
 
-/// Whether a field of this name does.
+/// Whether a field of this name names a second resource.
 #[must_use]
 pub fn is_named_by(name: &str) -> bool {
     meant_by(name).is_some()
 }
 
-/// The field that a name is to somebody, and what it does.
+/// Reads a field's name as lenient servers do. Returns the field in its canonical spelling, what the server
+/// does to the resource, and how it is named.
 fn meant_by(name: &str) -> Option<(Cow<'static, str>, Done, Form)> {
     if let Some((field, done, form)) = FIELDS.iter().find(|(field, ..)| is_spelled(field, name)) {
         return Some((Cow::Borrowed(*field), *done, *form));
@@ -142,8 +145,8 @@ fn meant_by(name: &str) -> Option<(Cow<'static, str>, Done, Form)> {
     (!field.contains(METADATA)).then_some((Cow::Owned(field), Done::Likewise, Form::Unnamed))
 }
 
-/// Whether a field's name (in lower case, as the library keeps it) is `own` to somebody: servers of the CGI
-/// kind (PHP, lighttpd) take every character that is neither letter nor digit for `-`.
+/// Whether some server takes a field's name (in lower case, as the `http` crate keeps it) for `own`: servers
+/// of the CGI kind (PHP, lighttpd) take every character that is neither letter nor digit for `-`.
 #[must_use]
 pub fn is_spelled(own: &str, name: &str) -> bool {
     own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed))
@@ -166,8 +169,8 @@ impl Place {
             let at = Destination::of_authority(uri.authority()?.as_str(), Some(port)).ok()?;
             return Self::of(At::There(at), uri.path_and_query()?);
         }
-        // A name of another host's, or none of a resource at all. A fragment would be cut off here, and
-        // perhaps nowhere else.
+        // `//host` and `arn:` name resources elsewhere, and an empty text names none. A fragment would be cut
+        // off here, and perhaps nowhere else.
         if text.starts_with("//") || text.starts_with("arn:") || text.is_empty() || text.contains('#') {
             return None;
         }
@@ -201,13 +204,14 @@ impl Place {
         Some(Self { at, path: canonical(target.path())?, query: Query::parse(target.query()).ok()? })
     }
 
-    /// Whether a query says which version is meant and no more: stores take any other `?` for a part of the
+    /// Whether the query is empty or names a version only: stores take any other `?` for a part of the
     /// object's name.
     fn is_one_object(&self) -> bool {
         self.query.as_str().is_none_or(|query| query.starts_with("versionId=") && !query.contains(['&', '/']))
     }
 
-    /// Where it is, for a request that goes `here`. None where that has no name.
+    /// The destination and path of the resource, for a request to `here`. `None` where the bucket's host
+    /// isn't a valid name.
     fn found<'a>(&'a self, here: &'a Destination) -> Option<(Cow<'a, Destination>, &'a CanonicalPath)> {
         let at_port = |host: &Host| Cow::Owned(Destination { host: host.clone(), port: here.port });
         Some(match &self.at {
@@ -222,8 +226,9 @@ impl Place {
     }
 }
 
-/// A path that every server reads alike: this one is sent as it came. A server undoes encoded slashes, and
-/// reads another path than a rule would; what rules take off or resolve, stores take for a part of the name.
+/// Reads a path, if every server reads it alike; the field is sent as it came, so the path can't be
+/// rewritten. Refused are encoded slashes, which a server may undo, and everything that canonical paths drop
+/// or resolve, which stores take for a part of the name.
 fn canonical(path: &str) -> Option<CanonicalPath> {
     let segments = || path.strip_prefix('/').unwrap_or(path).split('/');
     let is_dots = |segment: &str| matches!(&*segment.replace("%2e", ".").replace("%2E", "."), "." | "..");
@@ -234,16 +239,16 @@ fn canonical(path: &str) -> Option<CanonicalPath> {
     CanonicalPath::parse(path, PathOptions { allow_encoded_slash: false }).ok()
 }
 
-/// `v1/ACCOUNT/`, where a path is one of Swift's.
+/// The prefix `v1/ACCOUNT/` of a path, if it is one of Swift's.
 fn account(own: &str) -> Option<&str> {
     let rest = own.strip_prefix("/v1/").or_else(|| own.strip_prefix("/v1.0/"))?;
     let end = own.len() - rest.len() + rest.find('/')? + 1;
     own.get(1..end)
 }
 
-/// The name behind a bucket's own, where a host is a bucket of one of the stores that have hosts for them.
+/// The store's own host name, where `here` is the host of a bucket in a store that gives buckets hosts.
 fn store(here: &Destination) -> Option<&str> {
-    /// Stores that have nothing but their region in front of their own name.
+    /// Stores whose host name is the region followed by one of these.
     const BEHIND_REGIONS: [&str; 2] = [".digitaloceanspaces.com", ".linodeobjects.com"];
     let name = here.host.name()?.as_str();
     let starts = || std::iter::once(0).chain(name.match_indices('.').map(|(dot, _)| dot + 1));
@@ -287,8 +292,8 @@ impl Second {
         ))
     }
 
-    /// Whether `caller` may do that itself. Gives what it should have been refused for, where that is
-    /// recorded alone.
+    /// Judges whether `caller` may access the resource itself. With `enforcement: audit`, returns the denial
+    /// that is only recorded.
     pub(crate) fn judge(
         &self,
         compiled: &Compiled,

@@ -1,29 +1,30 @@
-//! What all agents of a sandbox share, a share for each: places and bytes that one of them must not take all
-//! of.
+//! Divides what all agents of a sandbox share, such as connection slots and bytes, so that no agent takes all
+//! of it.
 //!
-//! Beyond its first piece a party may take more as long as it then holds no more than so many times what it
-//! leaves to the others ([`TO_WHAT_IS_LEFT`], mostly). So one alone has most of everything, the next most of
-//! the rest, and parties that all take what they get end up alike. Whoever holds nothing gets the last piece.
-//! Knows no sandbox and waits for nobody: there is room, or there isn't.
+//! A party always gets a first piece while one is free. Beyond that it may take more as long as it then holds
+//! no more than a fixed multiple (mostly [`TO_WHAT_IS_LEFT`]) of what it leaves free. So a single party gets
+//! most of everything, the next one most of the rest, and parties that all take what they can end up with
+//! equal shares. This module knows nothing of sandboxes, and never waits: there is room, or there isn't.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A party may hold so many times what it leaves free: two thirds of everything, if it is alone.
+/// A party may hold this many times what it leaves free: two thirds of everything, if it is alone.
 pub const TO_WHAT_IS_LEFT: usize = 2;
 
-/// Whom a program belongs to, as far as shares go: an agent, or what an operator started besides, with all
-/// that descends from it. A process can't choose it, and none gets away from its own. No rule of a policy
-/// asks for it.
+/// The party that a program belongs to for the sake of shares: an agent, or a program that an operator
+/// started besides, with all descendants. A process can neither choose its party nor leave it. No rule of a
+/// policy refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Party(pub u64);
 
 impl Party {
-    /// Of whom nobody knows (yet) whose it is. Not one party, so its share is not bounded.
+    /// Stands for all programs whose party isn't known (yet). They aren't one party, so their share isn't
+    /// bounded.
     pub const UNKNOWN: Self = Self(0);
 }
 
-/// Something that comes in so many pieces. Clones are the same.
+/// A resource that consists of a number of pieces. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Shares(Arc<Inner>);
 
@@ -31,24 +32,24 @@ pub struct Shares(Arc<Inner>);
 struct Inner {
     total: usize,
     to_what_is_left: usize,
-    // Held for a look-up and an addition, as a semaphore's own is.
+    // The lock is held for a look-up and an addition only, like a semaphore's own.
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    /// What each holds that holds anything.
+    /// The pieces that each party holds, for parties that hold any.
     by: HashMap<Party, usize>,
 }
 
-/// Why there is no more.
+/// Why no more pieces can be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Spent {
-    /// All parties together have it.
+    /// All parties together hold everything.
     #[error("all of it is in use")]
     All,
-    /// This party has its share; what is left is for the others.
+    /// This party holds its share; what is left is for the others.
     #[error("one agent may not use more of it")]
     Share,
 }
@@ -60,30 +61,30 @@ impl Shares {
         Self::leaving(total, TO_WHAT_IS_LEFT)
     }
 
-    /// The same where a party may hold so many times (at least once) what it leaves: of many pieces a small
-    /// part is still some for everybody.
+    /// `total` pieces, of which a party may hold `to_what_is_left` times (at least once) what it leaves. For
+    /// a large total the multiple may be high: even the small part left over is enough for the others.
     #[must_use]
     pub fn leaving(total: usize, to_what_is_left: usize) -> Self {
         Self(Arc::new(Inner { total, to_what_is_left: to_what_is_left.max(1), taken: Mutex::default() }))
     }
 
-    /// Takes so many pieces (none, for a share that grows later).
+    /// Takes a number of pieces (0 for a share that grows later).
     ///
     /// # Errors
-    /// There are not as many left, or not for this party. Nothing is taken then.
+    /// There aren't that many left, or not for this party. Nothing is taken then.
     pub fn take(&self, party: Party, pieces: usize) -> Result<Share, Spent> {
         let mut share = Share { of: self.clone(), party, held: 0 };
         share.take(pieces)?;
         Ok(share)
     }
 
-    /// Pieces that nobody holds.
+    /// The number of free pieces.
     #[must_use]
     pub fn free(&self) -> usize {
         self.0.total.saturating_sub(self.lock().all)
     }
 
-    /// Pieces that somebody holds.
+    /// The number of pieces that are held.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.lock().all
@@ -96,10 +97,10 @@ impl Shares {
 }
 
 impl Inner {
-    /// Whether a party may take so many more of what is free.
+    /// Checks whether a party may take this many more of the free pieces.
     fn may_take(&self, taken: &Taken, party: Party, pieces: usize) -> Result<(), Spent> {
         if pieces == 0 {
-            // Whoever has more than others now leave is owed nothing, and refused nothing.
+            // Taking nothing is always allowed, even for a party that holds more than it may by now.
             return Ok(());
         }
         let free = self.total.saturating_sub(taken.all);
@@ -140,7 +141,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Takes so many pieces more.
+    /// Takes this many more pieces.
     ///
     /// # Errors
     /// As [`Shares::take`]; what was taken before stays.
@@ -158,17 +159,18 @@ impl Share {
         self.held = 0;
     }
 
-    /// Pieces in it.
+    /// The number of pieces in the share.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Gives the share of somebody unknown to the party that it turned out to be for. Whose it is once, it
-    /// stays: nothing is judged again.
+    /// Moves a share of [`Party::UNKNOWN`] to the party that it turned out to belong to. A share that has a
+    /// known party keeps it: nothing is checked again.
     ///
     /// # Errors
-    /// That party has its share already. What is here stays as it was, for whoever has it to give back.
+    /// That party has its share already. The share stays with the unknown party, and the caller should give
+    /// it back.
     pub fn belongs_to(&mut self, party: Party) -> Result<(), Spent> {
         if self.party != Party::UNKNOWN {
             return Ok(());
@@ -268,7 +270,7 @@ mod tests {
         let shares = Shares::new(9);
         let (mut unknown, spent) = all_for(&shares, Party::UNKNOWN);
         assert_eq!((unknown.len(), spent), (9, Spent::All));
-        // Its first, and no more while nothing is left for others.
+        // The party gets its first piece, and no more while nothing is left for others.
         assert_eq!(unknown[0].belongs_to(ONE), Ok(()));
         assert_eq!(unknown[1].belongs_to(ONE), Err(Spent::Share));
         assert_eq!(unknown[1].belongs_to(OTHER), Ok(()), "it was nobody's still");
@@ -309,8 +311,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and given back, the counts agree with what is held, and nobody starves who holds
-        /// nothing while no more than three are greedy.
+        /// Whatever is taken and given back, the counts agree with what is held, and a party that holds
+        /// nothing gets a piece as long as no more than three parties are greedy.
         #[test]
         fn counts_agree(steps in proptest::collection::vec((1u64..4, 0usize..40, any::<bool>()), 0..200)) {
             let shares = Shares::new(256);

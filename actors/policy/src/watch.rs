@@ -1,8 +1,8 @@
-//! Watching one file: tells that it may have changed, soon after it did.
+//! Watches one file and reports, soon after it changed, that it may have changed.
 //!
-//! The *directory* is watched, for editors replace files and Kubernetes swaps a symbolic link beside them. A
-//! burst of events is told once. Where no watch can be had (or a filesystem tells nothing) the steady poll is
-//! enough: who is told reads the file and compares its hash.
+//! The *directory* is watched, since editors replace files and Kubernetes swaps a symbolic link beside them.
+//! A burst of events is reported once. Where no watch can be had (or a filesystem sends no events), the
+//! periodic poll is enough: the callee reads the file and compares its hash.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -14,31 +14,32 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// Quiet time after an event before it is told: editors write in several steps.
+/// Quiet time after an event before it is reported: editors write in several steps.
 pub const DEBOUNCE: Duration = Duration::from_millis(50);
-/// Longest that a steady stream of events can put off telling.
+/// Longest time for which a steady stream of events can delay the report.
 pub const PATIENCE: Duration = Duration::from_millis(500);
-/// How often it is told without any event.
+/// Interval of reports without any event.
 pub const POLL: Duration = Duration::from_secs(5);
 
-/// Why the file is looked at.
+/// Why the file should be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// To be sure: the watch began, time went by, or something changed beside the file, which a link of its
-    /// way may be.
+    /// To be sure: the watch began, the poll interval passed, or something else in the directory changed,
+    /// which may be a symbolic link on the file's path.
     Routine,
-    /// The file itself was touched, or an operator asks for it.
+    /// The file itself was touched, or an operator asked for a reload.
     Meant,
 }
 
-/// Watches until `tell` says `false`. `tell` is called once the watch has begun (so that nothing falls
-/// between a reader and its watch), once at the start of every quiet spell, and at each poll.
+/// Watches until `tell` returns `false`. `tell` is called once when the watch has begun (so that no change is
+/// missed between an earlier read and the watch), once after every burst of events, and at each poll.
 pub async fn watch(path: PathBuf, tell: impl FnMut(Look) -> bool) {
     watch_and_poll(path, POLL, tell).await;
 }
 
 async fn watch_and_poll(path: PathBuf, every: Duration, mut tell: impl FnMut(Look) -> bool) {
-    // One place: an event that finds it full will be told with the one that is in it.
+    // A capacity of one is enough: an event that finds the channel full is reported together with the one in
+    // it.
     let (sender, mut events) = mpsc::channel::<()>(1);
     let touched = Arc::new(AtomicBool::new(false));
     let _watcher = watcher(&path, sender, Arc::clone(&touched));
@@ -60,7 +61,7 @@ async fn watch_and_poll(path: PathBuf, every: Duration, mut tell: impl FnMut(Loo
     }
 }
 
-/// Waits until events have stopped for [`DEBOUNCE`], at most [`PATIENCE`].
+/// Waits until no event has come for [`DEBOUNCE`], but at most [`PATIENCE`].
 async fn settle(events: &mut mpsc::Receiver<()>) {
     let patience = Instant::now() + PATIENCE;
     loop {
@@ -72,8 +73,8 @@ async fn settle(events: &mut mpsc::Receiver<()>) {
     }
 }
 
-/// A watcher of the file's directory, which marks whether the file itself was `touched`; `None` where the
-/// system gives none, with the reason in the log.
+/// Makes a watcher of the file's directory, which sets `touched` when an event is about the file itself.
+/// `None` where the system allows no watch; the reason is logged.
 fn watcher(path: &Path, sender: mpsc::Sender<()>, touched: Arc<AtomicBool>) -> Option<RecommendedWatcher> {
     let name = path.file_name().map(OsStr::to_owned);
     let directory = match path.parent() {
@@ -81,7 +82,7 @@ fn watcher(path: &Path, sender: mpsc::Sender<()>, touched: Arc<AtomicBool>) -> O
         _ => Path::new("."),
     };
     let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading the file ourselves makes access events; telling of those would never end.
+        // Our own reading of the file makes access events; reporting those would never end.
         let Some(event) = event.ok().filter(|event| !event.kind.is_access()) else { return };
         if event.paths.iter().any(|path| path.file_name() == name.as_deref()) {
             touched.store(true, Ordering::Relaxed);
@@ -108,9 +109,9 @@ mod tests {
 
     use super::*;
 
-    /// For what comes soon, or never.
+    /// Far longer than any awaited report takes.
     const DEADLINE: Duration = Duration::from_secs(60);
-    /// So rarely that what is told is told by the watch.
+    /// A poll interval so long that every report comes from the watch.
     const NEVER: Duration = Duration::from_secs(3600);
 
     fn counting(path: PathBuf, every: Duration) -> (Arc<AtomicU32>, tokio::task::JoinHandle<()>) {
@@ -186,7 +187,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_a_watch_it_is_polled() {
         let (count, task) = counting(PathBuf::from("/nonexistent/directory/policy.yaml"), POLL);
-        // Well between two polls: the clock's own steps are a millisecond, and each poll may be one late.
+        // Half-way between two polls: the clock's resolution is a millisecond, and each poll may be that
+        // late.
         tokio::time::sleep(POLL * 3 + POLL / 2).await;
         assert_eq!(count.load(Ordering::SeqCst), 1 + 3, "once when it began, then at each poll");
         task.abort();

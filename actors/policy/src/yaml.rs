@@ -1,7 +1,7 @@
-//! YAML text to a tree in which every node knows where it stands.
+//! Parses YAML text into a tree in which every node knows its place in the source.
 //!
-//! The only module that names the YAML library. It refuses what a policy never needs (several documents,
-//! merge keys, deep or huge trees, YAML 1.1 booleans) and judges no field: that is the reader's work, so that
+//! The only module that uses the YAML library. It refuses what a policy never needs (several documents, merge
+//! keys, deep or huge trees, YAML 1.1 booleans) and checks no field: that is left to [`crate::read`], so that
 //! all of a file's errors come out together.
 
 use std::fmt;
@@ -20,8 +20,8 @@ const MAX_DEPTH: usize = 24;
 /// Most aliases: enough to share a list of binaries among entries, too few for a bomb.
 const MAX_ALIASES: usize = 1000;
 
-/// Most parser events that aliases may repeat: the shared lists of a large policy, at a hundredth of a
-/// second's work.
+/// Most parser events that aliases may repeat: enough for the shared lists of a large policy, and a hundredth
+/// of a second's work.
 const MAX_REPEATED: usize = 20_000;
 
 /// A value and the bytes of the source it was read from.
@@ -36,7 +36,7 @@ pub(crate) enum Value {
     Null,
     Bool(bool),
     Integer(i128),
-    /// A float, kept as nothing: no field takes one.
+    /// A float; its value isn't kept, since no field takes one.
     Float,
     Text(String),
     List(Vec<Node>),
@@ -44,7 +44,7 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// What it is, in a reader's words.
+    /// The kind of value, in words for a message.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
@@ -58,7 +58,7 @@ impl Value {
     }
 }
 
-/// The text is not YAML, or more of it than a policy may be.
+/// The text isn't valid YAML, or is larger than a policy may be.
 #[derive(Debug)]
 pub(crate) struct YamlError {
     pub(crate) message: String,
@@ -80,12 +80,12 @@ pub(crate) fn parse(text: &str) -> Result<Node, YamlError> {
             max_documents: 1,
         },
         alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: MAX_REPEATED },
-        // Passed on, so that the reader refuses every duplicate, not only the first.
+        // Duplicates are passed on, so that [`crate::read`] reports every one of them, not only the first.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::AsOrdinary,
         strict_booleans: true,
-        // What stands there is what counts: whoever reads the file sees no base64, and a tag that means
-        // nothing was meant to.
+        // The written text counts: a person who reads the file doesn't decode base64, and a tag without
+        // effect was meant to have one.
         ignore_binary_tag_for_string: true,
         reject_unsupported_tags: true,
         with_snippet: false,
@@ -96,7 +96,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, YamlError> {
 
 fn error(error: &serde_yaml::Error, text: &str) -> YamlError {
     let full = error.without_snippet().to_string();
-    // The position is told by the caret; the library's own words for it come off again.
+    // The caret shows the position, so the library's own words for it are cut off.
     let message = match full.find(" at line ") {
         Some(at) => full.get(..at).unwrap_or(&full).to_owned(),
         None => full,
@@ -106,7 +106,7 @@ fn error(error: &serde_yaml::Error, text: &str) -> YamlError {
         let length = text.get(start..)?.chars().next().map_or(0, char::len_utf8);
         Some(start..start + length)
     });
-    // The library's words are its type's.
+    // For a second document the library's message names a Rust type.
     if message.contains("Documents {") {
         return YamlError { message: "a policy is one document: this begins another".into(), span };
     }
@@ -121,7 +121,7 @@ fn error(error: &serde_yaml::Error, text: &str) -> YamlError {
     YamlError { message, span }
 }
 
-/// Which bound was met, by the library's name for it.
+/// Words for the bound that was exceeded, by the library's name for it.
 fn above(bound: &str) -> String {
     match bound.split(' ').next().unwrap_or_default() {
         "Depth" => format!("it is nested deeper than {MAX_DEPTH} levels"),
@@ -131,8 +131,8 @@ fn above(bound: &str) -> String {
     }
 }
 
-/// The byte at which a line and column (both from 1, in characters) stand. Scanner errors know no byte
-/// offset.
+/// The byte offset of a line and column (both from 1, in characters). The library's scanner errors carry no
+/// byte offset.
 fn byte_of(text: &str, line: u64, column: u64) -> Option<usize> {
     let mut rest = text;
     for _ in 1..line {

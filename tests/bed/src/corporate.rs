@@ -1,4 +1,4 @@
-//! The corporate proxy: HTTP CONNECT and nothing else. What it is asked for is recorded, and its connections
+//! The corporate proxy: HTTP CONNECT and nothing else. It records what it is asked for, and its connections
 //! come from an address of its own, so that a server can tell them from direct ones.
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,21 +12,21 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use crate::names;
 use crate::recorder::{Recorder, Tunnel};
 
-/// What [`Kind::Demanding`] wants to hear.
+/// The credential that [`Kind::Demanding`] accepts.
 pub const CREDENTIAL: &str = "corp:open-sesame-2741";
-/// A request's head is no longer.
+/// Longest head of a request, in bytes.
 const HEAD_MAX: usize = 8 * 1024;
 
-/// How it treats who comes.
+/// How the proxy treats its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Everybody is welcome.
+    /// Accepts every client.
     Open,
     /// Basic authentication with [`CREDENTIAL`].
     Demanding,
-    /// Nobody is.
+    /// Refuses every client.
     Refusing,
-    /// It answers nothing that is HTTP.
+    /// Answers with bytes that aren't HTTP.
     Babbling,
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn serve(listener: TcpListener, kind: Kind, recorder: Recorder)
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let recorder = recorder.clone();
-        // Whoever hangs up or can't be reached is part of what is tested.
+        // Clients that hang up and targets that can't be reached are part of the tests.
         tokio::spawn(async move { tunnel(stream, kind, &recorder).await });
     }
 }
@@ -68,7 +68,7 @@ async fn tunnel(mut client: TcpStream, kind: Kind, recorder: &Recorder) -> Resul
     };
     recorder.tunnel(Tunnel { to: to.to_owned(), authorization: authorization.map(str::to_owned), code });
     if code != 200 {
-        // A proxy that repeats what it was sent: none of it may come to the agent.
+        // The proxy repeats the credential that it was sent; the agent must never see it.
         let said = authorization.unwrap_or("nothing");
         let answer = match kind {
             Kind::Babbling => format!("what? {said}\r\n\r\n"),

@@ -1,5 +1,6 @@
-//! A body that is sent as it is made. Whatever was sent before its end arrives: `http_body_util`'s channel
-//! (0.1) loses frames that come, with the sender's end behind them, between its two looks at what there is.
+//! A body that is sent as it is made. Everything sent before its end arrives. `http_body_util`'s channel
+//! (0.1) doesn't guarantee that: it checks for frames and for the sender's end separately, and loses frames
+//! that arrive, followed by the end, between the two checks.
 
 use std::io;
 
@@ -9,15 +10,15 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 
-/// Where the body comes from; its end is the body's.
+/// The sending side; dropping it ends the body.
 #[derive(Debug)]
 pub(crate) struct Sender(mpsc::Sender<io::Result<Frame<Bytes>>>);
 
-/// Nobody takes it any more.
+/// The receiver is gone.
 #[derive(Debug)]
 pub(crate) struct Gone;
 
-/// A body of which so many frames wait at most, and where they come from.
+/// Makes a body with at most `in_flight` queued frames, and its sender.
 pub(crate) fn flow(
     in_flight: usize,
 ) -> (Sender, impl hyper::body::Body<Data = Bytes, Error = io::Error> + Send + Sync + 'static) {
@@ -35,7 +36,7 @@ impl Sender {
         self.0.send(Ok(Frame::trailers(trailers))).await.map_err(|_| Gone)
     }
 
-    /// Breaks off behind what was sent.
+    /// Breaks the body off behind what was sent.
     pub(crate) async fn abort(self, error: io::Error) {
         let _gone = self.0.send(Err(error)).await;
     }

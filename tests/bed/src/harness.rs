@@ -1,5 +1,5 @@
-//! The runner of the black-box tests: cases × modes in a world of their own, skips said aloud, cargo's
-//! closing line.
+//! The runner of the black-box tests: runs cases × modes in a world of their own, reports skips, and prints
+//! cargo's closing line.
 //!
 //! A test target with `harness = false` calls [`main`] first thing, while the process has one thread, so the
 //! whole target lives in one [`World`]. Cases take `&Stage` and fail by panic or error;
@@ -19,9 +19,10 @@ use nix::unistd::geteuid;
 use crate::stage::{Mode, Stage};
 use crate::world::World;
 
-/// A case that has not ended by then never will, on the slowest machine.
+/// Longest time of a case: one that hasn't ended by then hangs, even on the slowest machine.
 const CASE_MAX: Duration = Duration::from_secs(900);
-/// Cases side by side, unless `--test-threads` says otherwise: what the smallest supported machine has cores.
+/// Cases that run concurrently, unless `--test-threads` says otherwise: the number of cores of the smallest
+/// supported machine.
 const THREADS: usize = 2;
 
 /// Why a case was left out; made by [`skip!`](crate::skip).
@@ -60,19 +61,19 @@ impl Case {
         Self { name, run, alone: false, only: None, limit: CASE_MAX }
     }
 
-    /// It measures, so nothing else may run meanwhile.
+    /// The case measures, so no other may run meanwhile.
     pub const fn alone(mut self) -> Self {
         self.alone = true;
         self
     }
 
-    /// It needs no second mode.
+    /// The case runs in this mode only.
     pub const fn only(mut self, mode: Mode) -> Self {
         self.only = Some(mode);
         self
     }
 
-    /// It is long.
+    /// The case may take this long.
     pub const fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -168,7 +169,7 @@ pub fn main(suite: &str, binary: &Path, cases: &[Case]) -> ExitCode {
     if failed { ExitCode::from(101) } else { ExitCode::SUCCESS }
 }
 
-/// What all cases of a suite stand on.
+/// What all cases of a suite share.
 #[derive(Debug)]
 struct Ground {
     world: World,
@@ -180,7 +181,7 @@ impl Ground {
     fn prepare(dir: &Path, binary: &Path) -> Result<Self> {
         let world = World::enter(dir)?;
         let dir = world.dir().to_owned();
-        // Where every user can run it: a build directory may lie in a home that others can't enter.
+        // A copy that every user can run: the build directory may lie in a home that others can't enter.
         let ours = dir.join("cofferdam");
         std::fs::copy(binary, &ours)?;
         Ok(Self { world, binary: ours, dir })
@@ -288,7 +289,7 @@ fn close(verdicts: &[(String, Verdict)], filtered: usize, took: Duration) -> boo
     !failed.is_empty()
 }
 
-/// Prints a line; a reader that is gone is no reason to fail.
+/// Prints a line, and ignores a closed standard output.
 pub fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}");

@@ -1,7 +1,8 @@
-//! A server that records every byte and judges none: what a proxy let through shows here as it was sent.
+//! A server that records every byte and checks none: what a proxy let through can be seen here as it was
+//! sent.
 //!
-//! It answers `200` to whatever looks like a whole message to a *lenient* reader, since that is who gets
-//! smuggled to. It must never be strict: a request that a strict server would refuse has to leave its trace
+//! It answers `200` to whatever looks like a whole message to a *lenient* parser, since smuggling aims at
+//! such parsers. It must never be strict: a request that a strict server would refuse has to leave its trace
 //! here all the same.
 
 use anyhow::Result;
@@ -13,7 +14,7 @@ use crate::recorder::Recorder;
 pub const PLAIN_PORT: u16 = 8090;
 /// The same over TLS, HTTP/1.1 alone.
 pub const TLS_PORT: u16 = 8490;
-/// Whose certificate the TLS port shows.
+/// The host whose certificate the TLS port shows.
 pub const HOST: &str = "h1.bed.test";
 
 /// Stands before the answer to a request whose path has `/hints` in it (RFC 8297).
@@ -72,8 +73,8 @@ fn message_end(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= head + length).then_some(head + length)
 }
 
-/// Where the first request of HTTP/2 ends: whoever is answered at its preface (in HTTP/1.1, as here) sends
-/// the rest or not, as it happens.
+/// Where the first HTTP/2 request ends. A client that is answered right after its preface (in HTTP/1.1, as
+/// here) may or may not send the rest, so the answer waits for it.
 fn stream_end(bytes: &[u8]) -> Option<usize> {
     const FRAME_HEAD: usize = 9;
     const DATA_OR_HEADERS: [u8; 2] = [0, 1];

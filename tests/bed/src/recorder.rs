@@ -156,18 +156,18 @@ impl Recorder {
         self.kept().requests.iter().filter(|seen| seen.host == host).cloned().collect()
     }
 
-    /// The requests whose target holds `marker`: tests that run side by side tell theirs apart by it.
+    /// The requests whose target holds `marker`, by which concurrent tests tell their requests apart.
     pub fn with_marker(&self, marker: &str) -> Vec<Seen> {
         self.kept().requests.iter().filter(|seen| seen.target.contains(marker)).cloned().collect()
     }
 
-    /// Lets streams end that were asked for with `until=MARKER`: one that must outlast something is as long
-    /// as that takes.
+    /// Lets streams end that were asked for with `until=MARKER`, so that a test can make a stream last as
+    /// long as it needs.
     pub fn let_end(&self, marker: &str) {
         self.kept().over.insert(marker.to_owned());
     }
 
-    /// Whether they may.
+    /// Whether streams with this marker may end.
     pub(crate) fn may_end(&self, marker: &str) -> bool {
         self.kept().over.contains(marker)
     }

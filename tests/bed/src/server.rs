@@ -1,4 +1,4 @@
-//! Listeners, TLS and the HTTP engine: one road from a connection to a site.
+//! Listeners, TLS and the HTTP engine: the one path from a connection to a site.
 //!
 //! Every listener sits on the wildcard address: the world's ranges are local, so a connection to any of its
 //! addresses arrives here, and the site is found by the name the client used, as on a shared web server.
@@ -132,8 +132,8 @@ async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>) {
     }
 }
 
-/// Reads until the peer is done: with bytes unread the kernel would reset, and take an alert away from who
-/// hasn't read it yet.
+/// Reads until the peer is done. If bytes were left unread, the kernel would reset the connection, and the
+/// peer could lose a TLS alert that it hasn't read yet.
 async fn linger(mut stream: tokio::net::TcpStream) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let drain = async {
@@ -158,7 +158,8 @@ async fn serve_tls(stream: tokio::net::TcpStream, arrival: Arrival, shared: Arc<
     serve(stream, Arrival { certified, ..arrival }, shared).await
 }
 
-/// HTTP/1.1 alone: what comes by HTTP/2 has to be written in its words, where a smuggled line would show.
+/// Serves HTTP/1.1 only, so that the proxy has to translate HTTP/2 requests into it, and a smuggled line
+/// would show.
 async fn serve_raw_tls(stream: tokio::net::TcpStream, shared: &Shared) -> Result<()> {
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
     let stream = start.into_stream(shared.authority.for_host(Some(raw::HOST))).await?;

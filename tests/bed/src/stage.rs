@@ -1,8 +1,8 @@
-//! One case's surroundings: whose mode it is, its own state directory and workspace, and how programs are
-//! started there.
+//! The environment of one case: its mode, its own state directory and workspace, and how programs are started
+//! there.
 //!
-//! Every wait has a deadline and polls; nothing sleeps as a way of keeping order. What a case started is
-//! ended when it ends, by the ids it kept.
+//! Every wait polls and has a deadline; no order of events relies on a sleep. What a case started is killed
+//! at its end, by the process ids that it kept.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -26,12 +26,13 @@ use crate::world::World;
 /// The ordinary user that rootless cases run as when the tests are started by root: an id that no system
 /// gives away.
 const ORDINARY: u32 = 12345;
-/// How long a command may take unless a case says otherwise: of whatever it bounds it says only that it never
-/// comes, for a slow machine's sake.
+/// How long a command may take unless a case says otherwise. It is so long for slow machines that exceeding
+/// it means "never".
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// How long a pipe may stay open after its program has ended, and after what was read of it last.
+/// How long a pipe may stay open after its program has ended, counted anew whenever something is read from
+/// it.
 const PIPE_END: Duration = Duration::from_secs(5);
-/// The pause between looks while polling.
+/// The pause between two checks while polling.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Whether the sandbox is started by root or by an ordinary user.
@@ -57,7 +58,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What a command left: its status and everything it wrote.
+/// The result of a command: its status and everything it wrote.
 #[derive(Debug)]
 pub struct Finished {
     /// How it ended.
@@ -118,7 +119,7 @@ impl<'a> Stage<'a> {
             std::fs::create_dir_all(&path)?;
             stage.own(&path)?;
         }
-        // Rooted, the agent is a user that nobody knows before the start.
+        // In rooted mode the agent's user isn't known before the start, so every user may write here.
         std::fs::set_permissions(stage.workspace(), std::fs::Permissions::from_mode(0o777))?;
         std::fs::hard_link(binary, &stage.binary)
             .or_else(|_| std::fs::copy(binary, &stage.binary).map(drop))
@@ -320,7 +321,8 @@ impl Gathered {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Everything, once the pipe has ended; what there is, where a process left behind still holds it open.
+    /// Everything, once the pipe has ended; or what there is, if a process that was left behind holds it
+    /// open.
     fn all(&mut self) -> Vec<u8> {
         let (mut until, mut read) = (Instant::now() + PIPE_END, 0);
         while self.reader.as_ref().is_some_and(|reader| !reader.is_finished()) && Instant::now() < until {
@@ -367,7 +369,7 @@ impl Running {
     pub fn wait_for(&mut self, text: &str, deadline: Duration) -> Result<()> {
         let until = Instant::now() + deadline;
         loop {
-            // Ended first, then looked: what it wrote last counts.
+            // Check for the end before the output, so that what it wrote last counts.
             let ended = self.child.try_wait()?;
             if self.out().contains(text) {
                 return Ok(());
@@ -391,8 +393,8 @@ impl Running {
         }
     }
 
-    /// Waits until standard error holds a text. It comes by a pipe of its own: what was written on it first
-    /// needn't be here first.
+    /// Waits until standard error holds a text. Standard error has a pipe of its own, so what was written
+    /// there before something on standard output may arrive after it.
     pub fn wait_for_err(&self, text: &str, deadline: Duration) -> Result<()> {
         poll(&format!("{text:?} on standard error"), deadline, || self.err().contains(text).then_some(()))
             .with_context(|| format!("stderr: {}", self.err()))
@@ -456,8 +458,8 @@ pub fn poll<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<
     }
 }
 
-/// A port on which nobody in the world listens and which no other case is given. It is none of those that the
-/// kernel gives to clients and to whoever asks for any, who could have it by the time that it is listened on.
+/// A port on which nobody in the world listens and which no other case is given. It lies outside the kernel's
+/// range of ephemeral ports, so no other socket can get it before the case listens on it.
 pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     loop {
@@ -471,7 +473,8 @@ pub fn free_port() -> Result<u16> {
     }
 }
 
-/// Where a program is, in the directories that a sandbox shows: elsewhere it would not exist inside.
+/// The path of a program, searched only in directories that a sandbox shows: elsewhere it wouldn't exist
+/// inside.
 pub fn program(name: &str) -> Option<PathBuf> {
     ["/usr/local/bin", "/usr/bin", "/bin"]
         .iter()

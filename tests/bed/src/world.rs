@@ -121,7 +121,7 @@ fn threads() -> Result<usize> {
 fn own_namespaces() -> Result<()> {
     let plain = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     let (uid, gid) = (geteuid(), getegid());
-    // What works decides, not the number: a container's root may not have the right.
+    // Try it rather than trust the uid: a container's root may not have the privilege.
     if !(uid.is_root() && unshare(plain).is_ok()) {
         unshare(plain | CloneFlags::CLONE_NEWUSER).context(
             "no user namespace to be had: is user.max_user_namespaces 0, or a security module in the way?",

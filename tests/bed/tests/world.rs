@@ -1,5 +1,5 @@
-//! The world itself, visited without any sandbox: the positive control of everything that the other tests
-//! refuse.
+//! The world itself, used without any sandbox: the positive control for everything that the other tests
+//! expect to be refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

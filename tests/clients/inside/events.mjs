@@ -1,4 +1,4 @@
-// A stream of thirty years: whoever waits for its end gets nothing.
+// A stream of thirty years: a client that waits for its end gets nothing.
 for (const scheme of ["https", "http"]) {
   const answer = await fetch(`${scheme}://api.bed.test/sse?n=100000000&every=10`);
   let text = "";

@@ -1,41 +1,41 @@
-//! What a request may use at most, told from what it says of itself, and what it has used once its answer is
-//! over.
+//! Estimates what a request may use at most, from the request itself, and works out what it used once its
+//! answer is over.
 //!
-//! An estimate is what is held of a budget while nobody knows better. It errs towards too much: a token of
-//! text has more than two bytes nearly always, and of what may be answered all is taken that is asked for.
+//! The estimate is held of a budget until the usage is known. It errs towards too much: a token of text
+//! nearly always has more than two bytes, and the answer is taken to be as long as the request allows.
 
 use crate::{config::Kind, output::Output, shape::Endpoint, usage::Tokens};
 
-/// Bytes of a request that are taken for one token of it.
+/// Bytes of a request or answer that are counted as one token.
 pub const BYTES_A_TOKEN: u64 = 2;
-/// Tokens that an answer is counted with whose request names no most of its own, until somebody knows better.
+/// Tokens that are counted for an answer whose request sets no maximum, until the usage is known.
 pub const UNTOLD_OUTPUT: u64 = 8192;
-/// Tokens that such an answer may come to: no more than what any provider's model makes in one.
+/// Tokens that such an answer may come to: the most that any provider's model makes in one answer.
 pub const UNTOLD_MOST: u64 = 131_072;
 
-/// Tokens that are taken for what a request only names, and its provider has: a response before it, a
+/// Tokens that are counted for state at the provider that a request refers to: an earlier response, a
 /// conversation, a stored prompt.
 pub const UNTOLD_INPUT: u64 = 131_072;
 
-/// Tokens, at most.
+/// The most tokens that a request may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Estimate {
-    /// Of the request.
+    /// Tokens of the request.
     pub input: u64,
-    /// Of the answer.
+    /// Tokens of the answer.
     pub output: u64,
-    /// What the answer may have beyond that, where its request names no most. It is kept free for as long as
-    /// others are in flight, and counts only once it is used: an answer has as much once in a long while, and
-    /// many are broken off.
+    /// Tokens that the answer may have beyond `output`, where its request sets no maximum. A request is
+    /// admitted beside others only if there is room for them too, but they count only once they are used:
+    /// answers are rarely so long, and many are broken off.
     pub beyond: u64,
 }
 
 impl Estimate {
-    /// Of a request of so many bytes, which may lean on what its provider keeps.
+    /// The estimate for a request of `bytes` bytes. `leans` says that it refers to state at its provider.
     pub(crate) fn of(endpoint: Endpoint, bytes: usize, leans: bool, asked: Output) -> Self {
         let input = (bytes as u64).div_ceil(BYTES_A_TOKEN) + if leans { UNTOLD_INPUT } else { 0 };
         match endpoint {
-            // Nothing is made of them.
+            // No model runs for these.
             Endpoint::Models | Endpoint::Model | Endpoint::CountTokens => Self::default(),
             Endpoint::Embeddings => Self { input, ..Self::default() },
             Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses | Endpoint::Messages => {
@@ -49,28 +49,28 @@ impl Estimate {
         }
     }
 
-    /// What is counted while nobody knows better.
+    /// The tokens that are counted until the usage is known.
     pub fn total(self) -> u64 {
         self.input.saturating_add(self.output)
     }
 
-    /// What there must be room for beside others.
+    /// The tokens for which there must be room while other requests are in flight.
     pub(crate) fn most(self) -> u64 {
         self.total().saturating_add(self.beyond)
     }
 
-    /// What was used, by an answer that came with this status and to its end or not. Of what isn't told the
-    /// estimate stands, or what was seen of the answer where that is more: an agent can name a small maximum
-    /// or none, and leave before it is told.
+    /// The tokens that were used, given the answer's status and whether it came to its end. Where the
+    /// provider reported nothing, the estimate stands, or the tokens seen in the answer if they are more: an
+    /// agent can set a small maximum or none, and hang up before the usage is reported.
     pub(crate) fn used(self, kind: Kind, told: &Tokens, seen: u64, code: u16, complete: bool) -> u64 {
-        // Anthropic counts what it keeps of a prompt beside it, OpenAI within it.
+        // Anthropic reports cached prompt tokens in addition to the input tokens, OpenAI among them.
         let cached = match kind {
             Kind::Anthropic => told.cache_read.unwrap_or(0).saturating_add(told.cache_write.unwrap_or(0)),
             Kind::Openai => 0,
         };
         let sum = |input: u64, output: u64| input.saturating_add(output).saturating_add(cached);
         if !(200..300).contains(&code) {
-            // An error: it was not served, unless it says so.
+            // An error: the request wasn't served, unless a usage was reported.
             return sum(told.input.unwrap_or(0), told.output.unwrap_or(0));
         }
         let output = match told.output {
@@ -78,7 +78,7 @@ impl Estimate {
             output => output.unwrap_or(self.output).max(seen),
         };
         let used = sum(told.input.unwrap_or(self.input), output);
-        // Of a stream that broke off, what was told may be what it came to by then.
+        // Where a stream broke off, the reported usage may be an intermediate total.
         if complete { used } else { used.max(self.total()) }
     }
 }
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(used(Some(10), None, 200, false), 9010);
         assert_eq!(used(Some(10), Some(20), 200, false), 9010);
         assert_eq!(used(Some(10), Some(20_000), 200, false), 20_010);
-        // Told at the end, that is it; and an error was not served.
+        // A usage reported at the end counts as it is; an error wasn't served.
         assert_eq!(used(Some(10), Some(20), 200, true), 30);
         assert_eq!(used(None, None, 500, false), 0);
     }

@@ -1,7 +1,7 @@
-//! Counts as they lie on disk: one small JSON text with a version, whole or refused.
+//! The counts as stored on disk: one small JSON text with a version, read as a whole or refused.
 //!
-//! What can't be read with certainty is an error and never a count of nothing. Never here: where it lies and
-//! how it is written there ([`Shelf`]).
+//! Text that can't be read with certainty is an error, and must never be taken for a count of zero. Where and
+//! how the text is stored is up to [`Shelf`].
 
 use std::io;
 
@@ -13,40 +13,40 @@ use super::{
     window::Per,
 };
 
-/// The file, in the sandbox's state directory.
+/// Name of the file in the sandbox's state directory.
 pub const FILE: &str = "budgets.json";
 /// Longest text that is read, in bytes: [`MAX_KEPT`] counts need a third of it.
 pub const MAX_FILE: usize = 256 * 1024;
-/// The form of the text.
+/// Version of the text's format.
 const VERSION: u32 = 1;
 
 /// Where counts are kept. Both calls may block.
 pub trait Shelf: Send + Sync + 'static {
-    /// What lies there; none where nothing ever did.
+    /// Reads the stored text; `None` if none was ever stored.
     ///
     /// # Errors
-    /// It can't be read, or isn't ours.
+    /// The text can't be read, or the file isn't ours.
     fn read(&self) -> io::Result<Option<Vec<u8>>>;
-    /// Puts a text in its place, whole or not at all; on disk once this returns.
+    /// Replaces the text atomically; it is on disk once this returns.
     ///
     /// # Errors
-    /// It can't be written; what lay there lies there still.
+    /// The text can't be written; the earlier one is still there.
     fn write(&self, text: &[u8]) -> io::Result<()>;
 }
 
 /// Why counts can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// The system says so.
+    /// Reading failed with this error.
     #[error("{0}")]
     Io(String),
     /// Longer than [`MAX_FILE`].
     #[error("longer than {MAX_FILE} bytes")]
     TooLong,
-    /// No such text, or one that was changed by somebody else.
+    /// The text isn't in our format, or was changed by another program.
     #[error("damaged: {0}")]
     Damaged(String),
-    /// A later cofferdam's.
+    /// Written by a later version of cofferdam.
     #[error("of version {0}, where this cofferdam knows version {VERSION}")]
     Version(u32),
 }
@@ -76,7 +76,7 @@ struct Versioned {
     version: u32,
 }
 
-/// Writes counts down.
+/// Serialises counts.
 pub(crate) fn text(counts: Vec<Count>) -> Vec<u8> {
     let budgets = counts.into_iter().map(|count| {
         let Count { which: Which { per, provider, model }, window, tokens, requests } = count;
@@ -86,7 +86,7 @@ pub(crate) fn text(counts: Vec<Count>) -> Vec<u8> {
     serde_json::to_vec(&Text { version: VERSION, budgets: budgets.collect() }).unwrap_or_default()
 }
 
-/// How many counts are in a text that somebody else brings.
+/// The number of counts in a text from elsewhere.
 ///
 /// # Errors
 /// When it can't be read, or not with certainty.
@@ -94,7 +94,7 @@ pub fn how_many(text: &[u8]) -> Result<usize, Unreadable> {
     counts(Some(text)).map(|counts| counts.len())
 }
 
-/// Reads what was written.
+/// Parses stored counts; no text is no counts.
 pub(crate) fn counts(text: Option<&[u8]>) -> Result<Vec<Count>, Unreadable> {
     let Some(text) = text else { return Ok(Vec::new()) };
     if text.len() > MAX_FILE {

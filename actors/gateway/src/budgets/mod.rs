@@ -1,11 +1,12 @@
-//! Budgets: how many tokens and requests may go to providers in a minute, hour or day, kept however often
-//! anything is killed.
+//! Budgets: how many tokens and requests may go to providers in a minute, hour or day. The counts survive any
+//! process's being killed.
 //!
-//! A request is admitted against all budgets that it counts in, at one moment, with what it may use at most
-//! ([`Estimate`]); that is on disk before anything of it is sent. Where that says too little, room is kept
-//! for the rest. When its answer is over the count takes the estimate's place. So requests side by side never
-//! pass a limit together, and whoever is killed has used what was held. It lives above the actor. Never here:
-//! which provider is asked, and what an agent is told.
+//! A request is admitted atomically against all budgets that it counts in, with the most that it may use
+//! ([`Estimate`]); that is on disk before anything of the request is sent. Where the answer may be longer
+//! than estimated, room is kept for the rest. When the answer is over, the actual usage replaces the
+//! estimate. So concurrent requests never exceed a limit together, and after a kill everything that was held
+//! counts as used. [`Budgets`] is owned above the actor. Which provider is asked, and what an agent is told,
+//! is not decided here.
 
 mod estimate;
 mod kept;
@@ -36,15 +37,15 @@ pub enum NotAdmitted {
     /// A budget has no room for it.
     #[error("a budget is spent")]
     Spent(Box<Spent>),
-    /// What was used isn't known.
+    /// The counts can't be read, so what was used isn't known.
     #[error("the counts of the budgets can't be read: {0}")]
     Unreadable(Unreadable),
-    /// What is used can't be put on disk.
+    /// The counts can't be written to disk.
     #[error("the counts of the budgets can't be written: {0}")]
     Unwritable(String),
 }
 
-/// All budgets. Clones are the same.
+/// All budgets. Clones share them.
 #[derive(Clone)]
 pub struct Budgets {
     inner: Arc<Inner>,
@@ -54,24 +55,24 @@ struct Inner {
     shelf: Option<Arc<dyn Shelf>>,
     /// Locked for a few comparisons, never while anything waits.
     state: Mutex<State>,
-    /// The number of the last change that is on disk. Locked while it is written.
+    /// The number of the last change that is on disk. Locked during a write.
     on_disk: Arc<AsyncMutex<u64>>,
     told: Told,
 }
 
-/// Is told of every budget after each change.
+/// Called with every budget in force after each change.
 pub type Told = Arc<dyn Fn(&[Standing]) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
     table: Table,
-    /// Counts changes.
+    /// The number of the last change.
     change: u64,
-    /// Why the counts aren't known.
+    /// Why the counts can't be read, if so.
     unreadable: Option<Unreadable>,
-    /// What is there has been taken up.
+    /// Whether the stored counts were restored.
     restored: bool,
-    /// A task that will write has not begun yet.
+    /// Whether a task was spawned that will write, and hasn't begun yet.
     writing: bool,
 }
 
@@ -82,8 +83,8 @@ impl Budgets {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Puts these in force, each with the count that it has. Reads the shelf, the first time that there are
-    /// any.
+    /// Puts budgets in force, each with the count that it already has. Reads the shelf the first time that
+    /// there are any budgets.
     pub(crate) fn configure(&self, budgets: Vec<(Which, Limits)>) {
         if !budgets.is_empty() {
             self.inner.restore();
@@ -99,16 +100,16 @@ impl Budgets {
         (state.table.standing(), state.unreadable.clone())
     }
 
-    /// Tells how they stand, since a window may have begun.
+    /// Reports how the budgets stand, since a new window may have begun.
     pub fn tell(&self) {
         (self.inner.told)(&self.standing().0);
     }
 
-    /// Holds what a request may use of every budget that it counts in; on disk once this returns. None where
-    /// it counts in none.
+    /// Holds what a request may use of every budget that it counts in; the counts are on disk once this
+    /// returns. Returns `None` where the request counts in no budget.
     ///
     /// # Errors
-    /// It may not go, or it can't be said that it may.
+    /// The request may not go, or it can't be determined that it may.
     pub async fn admit(
         &self,
         provider: &str,
@@ -130,12 +131,12 @@ impl Budgets {
                 Reservation { inner: Arc::clone(&self.inner), holds, estimate, fate: Fate::Unsent };
             (reservation, state.change)
         };
-        // Not written: dropped, it is as if it had never been.
+        // If the write fails, dropping the reservation cancels it.
         self.inner.write(change).await.map_err(NotAdmitted::Unwritable)?;
         Ok(Some(reservation))
     }
 
-    /// Looks anew at counts that could not be read: the operator may have mended them.
+    /// Reads the counts again if they couldn't be read: the operator may have fixed the file.
     async fn readable(&self) -> Result<(), NotAdmitted> {
         let faulty = |inner: &Inner| inner.lock().unreadable.clone();
         if faulty(&self.inner).is_none() {
@@ -164,7 +165,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes up what the shelf has, once. Blocks.
+    /// Restores the counts from the shelf, once. Blocks.
     fn restore(&self) {
         if self.lock().restored {
             return;
@@ -175,14 +176,14 @@ impl Inner {
             .and_then(|text| kept::counts(text.as_deref()));
         let mut state = self.lock();
         match counts {
-            // Another may have been quicker, and counted since.
+            // Another thread may have restored them first, and counted since.
             Ok(_) if state.restored => {}
             Ok(counts) => {
                 state.table.restore(counts, now());
                 (state.restored, state.unreadable) = (true, None);
             }
             Err(fault) => {
-                // Once, however often an agent has it looked at.
+                // Log each fault once, however often an agent's requests make us read again.
                 if state.unreadable.as_ref() != Some(&fault) {
                     tracing::error!(%fault, "what was used of the budgets isn't known");
                 }
@@ -191,8 +192,8 @@ impl Inner {
         }
     }
 
-    /// Writes the counts to disk, unless `change` is there already. Callers that arrive during a write share
-    /// the next one (group commit).
+    /// Writes the counts to disk, unless `change` is on disk already. Callers that arrive during a write
+    /// share the next one (group commit).
     async fn write(self: &Arc<Self>, change: u64) -> Result<(), String> {
         let mut on_disk = Arc::clone(&self.on_disk).lock_owned().await;
         if *on_disk >= change {
@@ -209,7 +210,7 @@ impl Inner {
             }
             *on_disk = change;
             drop(on_disk);
-            // As they stand by now: writing took its time.
+            // Reports the present state: it may have changed during the write.
             let standing = inner.lock().table.standing();
             (inner.told)(&standing);
             Ok(())
@@ -220,8 +221,8 @@ impl Inner {
             .inspect_err(|fault| tracing::warn!(%fault, "the counts of the budgets were not written"))
     }
 
-    /// Writes soon, for nobody who waits: what is on disk is more than what was used, and so does no harm
-    /// meanwhile.
+    /// Writes soon, without a caller that waits. Until then the counts on disk are higher than what was used,
+    /// which does no harm.
     fn write_soon(self: &Arc<Self>) {
         let Ok(runtime) = Handle::try_current() else { return };
         if std::mem::replace(&mut self.lock().writing, true) {
@@ -234,22 +235,22 @@ impl Inner {
                 state.writing = false;
                 state.change
             };
-            // Told where it fails; the next change tries again.
+            // `write` logs a failure; the next change tries again.
             let _ = inner.write(change).await;
         });
     }
 }
 
-/// What becomes of a reservation that nobody settles.
+/// What a reservation counts as if it is dropped unsettled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Nothing was sent: it counts nowhere.
+    /// Nothing was sent: the reservation is cancelled.
     Unsent,
-    /// The provider may have served: the estimate stands.
+    /// The provider may have served the request: the estimate counts as used.
     Sent,
 }
 
-/// What is held for one request at one provider.
+/// What is held of budgets for one request to one provider.
 #[must_use = "dropped, it counts as if nothing had been sent"]
 pub struct Reservation {
     inner: Arc<Inner>,
@@ -259,27 +260,28 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// From here on the provider may serve it: unless somebody knows better the estimate stands.
+    /// Marks the request as sent. From here on the provider may serve it, so the estimate counts as used
+    /// unless the reservation is settled or cancelled.
     pub fn sent(&mut self) {
         self.fate = Fate::Sent;
     }
 
-    /// What was estimated.
+    /// The estimate that is held.
     pub fn estimate(&self) -> Estimate {
         self.estimate
     }
 
-    /// Whether a budget of tokens counts it.
+    /// Whether a budget that limits tokens counts the request.
     pub fn counts_tokens(&self) -> bool {
         self.holds.iter().any(|hold| hold.of_tokens)
     }
 
-    /// Nothing was sent after all.
+    /// Cancels the reservation: nothing was sent after all.
     pub fn cancel(mut self) {
         self.fate = Fate::Unsent;
     }
 
-    /// So many tokens were used.
+    /// Replaces the estimate by the tokens that were used.
     pub fn settle(mut self, used: u64) {
         self.let_go(Some(used));
     }

@@ -1,4 +1,4 @@
-//! `inference.budgets` as written, and its check. Never here: counting.
+//! `inference.budgets` as written, and its check. Counting is done elsewhere.
 
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -9,16 +9,16 @@ use super::{
 };
 use crate::{config::Inference, glob::Glob};
 
-/// Most budgets in one file: each request is judged by all.
+/// Most budgets in one file: each request is checked against all.
 pub const MAX_BUDGETS: usize = 32;
-/// Largest limit, of tokens or requests: 10^15. What is more is a slip of the pen.
+/// Largest limit, of tokens or requests: 10^15. A larger one is taken for a typing error.
 pub const MAX_LIMIT: u64 = 1_000_000_000_000_000;
 
-/// How much may be used in which time.
+/// A budget: how much may be used in each window of time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
-    /// Its windows, those of UTC.
+    /// Its windows, aligned to UTC.
     pub per: Per,
     /// Tokens in each window, of requests and answers together, from 1 to [`MAX_LIMIT`].
     #[serde(default, skip_serializing_if = "Option::is_none")]

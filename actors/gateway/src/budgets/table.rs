@@ -1,28 +1,29 @@
-//! The counts of all budgets: what is used, what is held for requests in flight, and whether one more may go.
+//! The counts of all budgets: what is used, what is held for requests in flight, and whether one more request
+//! may go.
 //!
-//! Pure numbers: no clock, no file, no lock. `now` is always the wall clock in seconds since the epoch. A
-//! window only ever gives way to a later one, so a clock that is set back opens none anew.
+//! Pure arithmetic: no clock, no file, no lock. `now` is always the wall clock in seconds since the epoch. A
+//! window is only ever replaced by a later one, so setting the clock back doesn't reset any count.
 
 use smol_str::SmolStr;
 
 use super::{estimate::Estimate, window::Per};
 use crate::glob::Glob;
 
-/// Counts that are kept at most, those of budgets that are in the configuration no more among them.
+/// Most counts that are kept, including those of budgets that were removed from the configuration.
 pub const MAX_KEPT: usize = 256;
 
-/// What makes a budget the same one when its limits are changed.
+/// A budget's identity, which doesn't change with its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Which {
     /// Its windows.
     pub per: Per,
-    /// Of this provider's requests alone.
+    /// The only provider whose requests count; `None` is all.
     pub provider: Option<SmolStr>,
-    /// Of requests for such models alone, by the agent's name for them.
+    /// The pattern of the only models whose requests count, by the agent's name for them; `None` is all.
     pub model: Option<SmolStr>,
 }
 
-/// A budget in force.
+/// The limits of a budget in force.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub tokens: Option<u64>,
@@ -30,11 +31,11 @@ pub(crate) struct Limits {
     pub model: Option<Glob>,
 }
 
-/// What was used of one, as it is kept.
+/// What was used of one budget, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Count {
     pub which: Which,
-    /// The window's beginning.
+    /// The window's beginning, in seconds since the epoch.
     pub window: u64,
     pub tokens: u64,
     pub requests: u64,
@@ -43,37 +44,38 @@ pub(crate) struct Count {
 #[derive(Debug)]
 struct Row {
     count: Count,
-    /// None of one that is in the configuration no more: kept until its window is over, in case it comes
-    /// back.
+    /// `None` for a budget that was removed from the configuration. Its count is kept until its window is
+    /// over, in case it comes back.
     limits: Option<Limits>,
-    /// Tokens for requests in flight, and how many these are.
+    /// Tokens held for requests in flight, and the number of those requests that hold any.
     held: u64,
     in_flight: u64,
-    /// Tokens that these may use beyond what is held: kept from others, and not counted.
+    /// Tokens that these requests may use beyond what is held: not available to others, but not counted as
+    /// used.
     beyond: u64,
 }
 
-/// Where a reservation lies: which row, in which window.
+/// The row and the window in which a reservation is held.
 #[derive(Debug, Clone)]
 pub(crate) struct Hold {
     which: Which,
     window: u64,
-    /// Whether it limits tokens.
+    /// Whether the budget limits tokens.
     pub of_tokens: bool,
 }
 
 /// Why a request may not go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spent {
-    /// Of which budget.
+    /// The budget that has no room.
     pub which: Which,
     /// Its limit, of tokens or of requests.
     pub limit: u64,
-    /// Which of the two.
+    /// Whether that is its limit of tokens or of requests.
     pub counts: Counts,
     /// When its window ends, in seconds since the epoch.
     pub ends: u64,
-    /// Something of it is left, but with what is in flight not as much as this request may use.
+    /// Whether something of it is left, but less than this request may use beside the requests in flight.
     pub crowded: bool,
 }
 
@@ -89,24 +91,24 @@ pub enum Counts {
 /// One budget as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Which.
+    /// The budget.
     pub which: Which,
     /// Tokens used, those held for requests in flight among them, and the limit.
     pub tokens: (u64, Option<u64>),
-    /// Requests, and the limit.
+    /// Requests sent, and the limit.
     pub requests: (u64, Option<u64>),
     /// When its window ends, in seconds since the epoch.
     pub ends: u64,
 }
 
-/// See the module.
+/// The counts of all budgets; see the module.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     rows: Vec<Row>,
 }
 
 impl Table {
-    /// Puts these in force. Whichever was there keeps its count.
+    /// Puts budgets in force. A budget that was there before keeps its count.
     pub fn configure(&mut self, budgets: Vec<(Which, Limits)>, now: u64) {
         self.rows.iter_mut().for_each(|row| row.limits = None);
         for (which, limits) in budgets {
@@ -122,7 +124,7 @@ impl Table {
         self.roll(now);
     }
 
-    /// Takes up what was kept. Of what is counted already the larger number holds.
+    /// Restores stored counts. Where a budget was counted meanwhile, the larger number wins.
     pub fn restore(&mut self, kept: Vec<Count>, now: u64) {
         for count in kept {
             match self.rows.iter_mut().find(|row| row.count.which == count.which) {
@@ -143,13 +145,13 @@ impl Table {
         self.rows.iter().all(|row| row.limits.is_none())
     }
 
-    /// Begins the windows that have come, and forgets what nobody needs.
+    /// Begins the windows that are due, and drops counts that are no longer needed.
     pub fn roll(&mut self, now: u64) {
         self.rows.retain(|row| row.limits.is_some() || row.count.which.per.begin(now) <= row.count.window);
         for row in &mut self.rows {
             let begin = row.count.which.per.begin(now);
             if begin > row.count.window {
-                // What is in flight counts where it began.
+                // Requests in flight count in the window in which they began.
                 (row.count.window, row.count.tokens, row.count.requests) = (begin, 0, 0);
                 (row.held, row.in_flight, row.beyond) = (0, 0, 0);
             }
@@ -161,7 +163,7 @@ impl Table {
         }
     }
 
-    /// Holds what one request may use of all budgets that it counts in, or of none.
+    /// Holds what one request may use of all budgets that it counts in, or nothing of any if one has no room.
     pub fn admit(
         &mut self,
         provider: &str,
@@ -193,12 +195,12 @@ impl Table {
         Ok(holds)
     }
 
-    /// Puts `used` in the place of what was held.
+    /// Replaces what was held by `used`.
     pub fn settle(&mut self, holds: &[Hold], held: Estimate, used: u64) {
         self.let_go(holds, held, |count| count.tokens = count.tokens.saturating_add(used));
     }
 
-    /// Nothing was sent: as if it had never been.
+    /// Undoes a reservation of which nothing was sent.
     pub fn cancel(&mut self, holds: &[Hold], held: Estimate) {
         self.let_go(holds, held, |count| count.requests = count.requests.saturating_sub(1));
     }
@@ -215,7 +217,7 @@ impl Table {
         }
     }
 
-    /// What is to be kept: what is held counts as used, so that whoever is killed has used it.
+    /// The counts to be stored. What is held counts as used, so that it stays used if the process is killed.
     pub fn kept(&self) -> Vec<Count> {
         let kept = |row: &Row| Count { tokens: row.used(), ..row.count.clone() };
         self.rows.iter().map(kept).collect()
@@ -245,8 +247,8 @@ impl Row {
         self.count.window.saturating_add(self.count.which.per.seconds())
     }
 
-    /// Whether one more may go that may use so many tokens. Alone it may have whatever is left, however
-    /// little.
+    /// Checks whether one more request may go that may use `tokens` tokens. If no other is in flight, it may
+    /// go as long as anything is left, however little.
     fn has_room(&self, tokens: u64) -> Result<(), Spent> {
         let Some(limits) = &self.limits else { return Ok(()) };
         let spent = |limit, counts, crowded| {

@@ -53,7 +53,7 @@ fn used(budgets: &Budgets) -> u64 {
     budgets.standing().0[0].tokens.0
 }
 
-/// What a process that begins now would know.
+/// The tokens used, as a process that starts now would read them.
 fn on_disk(shelf: &Arc<Memory>) -> u64 {
     used(&budgets(shelf, 1))
 }
@@ -98,12 +98,12 @@ async fn what_is_held_is_on_disk_before_anything_is_sent_and_outlives_the_proces
     let mut reservation = first.admit("p", "m", tokens(700)).await.unwrap().unwrap();
     reservation.sent();
     assert_eq!(on_disk(&shelf), 700);
-    // Killed: nothing is let go of.
+    // As if the process were killed: nothing is released.
     std::mem::forget(reservation);
     let second = budgets(&shelf, 600);
     assert_eq!(used(&second), 700);
     assert!(matches!(second.admit("p", "m", tokens(1)).await, Err(NotAdmitted::Spent(_))));
-    // The same with another limit, and one that comes later, are counted on.
+    // The same budget with another limit goes on with its count, and so does one that is configured later.
     second.configure(vec![day(1000)]);
     let third = second.admit("p", "m", tokens(10)).await.unwrap().unwrap();
     assert_eq!(used(&second), 710);
@@ -150,7 +150,7 @@ async fn damaged_counts_refuse_until_they_are_mended() {
         let refused = budgets.admit("p", "m", tokens(1)).await;
         assert!(matches!(refused, Err(NotAdmitted::Unreadable(Unreadable::Damaged(_)))));
     }
-    // Nothing was written over it.
+    // The damaged text wasn't overwritten.
     assert_eq!(shelf.read().unwrap().unwrap().len(), 18);
     *shelf.text.lock().unwrap() = None;
     assert!(budgets.admit("p", "m", tokens(1)).await.is_ok());

@@ -1,11 +1,11 @@
-//! The windows of budgets: each minute, hour or day of UTC, of the wall clock, since that is what bills and
-//! people go by.
+//! The windows of budgets: each minute, hour or day of UTC, by the wall clock, since bills and people go by
+//! that.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// How often a budget is whole again, at the full minute, hour or day of UTC.
+/// How often a budget starts anew: at each full minute, hour or day of UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
@@ -27,7 +27,7 @@ impl Per {
         }
     }
 
-    /// In seconds.
+    /// The length of a window, in seconds.
     pub fn seconds(self) -> u64 {
         match self {
             Self::Minute => 60,
@@ -36,7 +36,7 @@ impl Per {
         }
     }
 
-    /// When the window began that `now` lies in, in seconds since the epoch.
+    /// The beginning of the window that `now` lies in, in seconds since the epoch.
     pub fn begin(self, now: u64) -> u64 {
         now - now % self.seconds()
     }

@@ -1,4 +1,5 @@
-//! Why something is refused, and what comes nearest to allowing it. Only here does deciding allocate.
+//! Denials: why something is refused, and which endpoint or rule comes nearest to allowing it. Deciding
+//! allocates only here.
 
 use std::fmt;
 
@@ -61,7 +62,7 @@ pub enum Difference {
 }
 
 impl Difference {
-    /// How far from allowing: what an operator would more readily change weighs less.
+    /// How far this is from being allowed: what an operator would more readily change weighs less.
     fn weight(&self) -> u32 {
         match self {
             Self::Host(_) => 100,
@@ -76,7 +77,7 @@ impl Difference {
             Self::EncodedSlash => 4,
             Self::Query(_) | Self::Arguments(_) | Self::Fields(_) => 3,
             Self::Call(_) => 6,
-            // Nearer than the rule of the handshake.
+            // Less than `Method`, so that a rule about messages is nearer than the handshake's rule.
             Self::Operation(_) | Self::Tool(_) | Self::Message(_) => 5,
             Self::Unreadable(_) => 7,
         }
@@ -122,7 +123,7 @@ fn list<T: fmt::Display>(items: impl ExactSizeIterator<Item = T>) -> String {
     out
 }
 
-/// An endpoint (and perhaps one of its rules) that comes near, and in what it differs.
+/// An endpoint (and perhaps one of its rules) that comes near to allowing something, and what differs.
 #[derive(Debug, Clone)]
 pub(crate) struct Near<'p> {
     pub(crate) place: &'p Place,
@@ -135,7 +136,7 @@ impl Near<'_> {
         self.differs.iter().map(Difference::weight).sum()
     }
 
-    /// Where the rule stands, or the endpoint if it came to no rule.
+    /// Where the rule stands, or the endpoint if no rule was compared.
     pub(crate) fn origin(&self) -> &Origin {
         self.clause.map_or(&self.place.origin, |clause| &clause.origin)
     }
@@ -178,7 +179,8 @@ impl Compiled {
         Denial { layer, detail, policy: Some(near.place.policy.clone()), hint: Some(near.words()) }
     }
 
-    /// In what a connection differs from those that an endpoint grants; the host is left out.
+    /// Compares a connection with those that an endpoint grants, and returns what differs; the host is left
+    /// out.
     pub(crate) fn near_connection<'p>(place: &'p Place, to: &Destination, caller: &Caller) -> Near<'p> {
         let mut differs = Vec::new();
         if let Programs::Listed(list) = &*place.programs
@@ -198,7 +200,7 @@ impl Compiled {
         Near { place, clause: None, differs }
     }
 
-    /// A deny rule refused a request.
+    /// The denial of a request that a deny rule refuses.
     pub(super) fn rule_denial(
         place: &Place,
         clause: &Clause,
@@ -218,7 +220,7 @@ impl Compiled {
         }
     }
 
-    /// No rule lets a request through.
+    /// The denial of a request that no rule allows.
     pub(super) fn request_denial(
         &self,
         to: &Destination,
@@ -264,7 +266,7 @@ impl Compiled {
             .min_by_key(Near::weight)
     }
 
-    /// In what a request differs from those that an endpoint's nearest rule allows.
+    /// Compares a request with those that an endpoint's nearest rule allows, and returns what differs.
     fn near_request<'p>(place: &'p Place, facts: &RequestFacts<'_>, part: Part<'_>) -> Near<'p> {
         let mut own = Vec::new();
         if facts.path.has_encoded_slash() && !place.path_options.allow_encoded_slash {
@@ -300,10 +302,10 @@ impl Compiled {
     }
 }
 
-/// Most characters of a name of the agent's choosing that a message repeats.
+/// Most characters that a message repeats of a name that the agent chose.
 const MAX_SHOWN: usize = 64;
 
-/// A part in a few words, with a space behind them. Names only: never a value.
+/// Describes a part in a few words, with a space behind them. Holds names only, never a value.
 fn words(part: Part<'_>) -> String {
     let short = |text: &str| -> String {
         text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { '?' } else { c }).collect()
@@ -325,7 +327,7 @@ fn words(part: Part<'_>) -> String {
     }
 }
 
-/// In what a request differs from those that one rule allows.
+/// What differs between a request and those that one rule allows.
 fn rule_differences(
     clause: &Clause,
     facts: &RequestFacts<'_>,

@@ -13,8 +13,8 @@ use crate::{
 impl Compiled {
     /// Whether `caller` may connect to `to`, and how the connection is then treated.
     ///
-    /// Of several endpoints that let it, an inspected one decides over one that relays, and among these the
-    /// one that names the host most exactly, then the first in the file.
+    /// If several endpoints allow the connection, an inspected one takes precedence over one that relays;
+    /// among equals the one that names the host most exactly, then the first in the file.
     ///
     /// # Errors
     /// A [`Denial`] that names the nearest entry and what differs.
@@ -45,19 +45,19 @@ impl Compiled {
         })
     }
 
-    /// Whether `caller` may connect to `to` by what an operator approved and by no entry of the policy: what
-    /// its rules don't cover was not refused by anybody.
+    /// Whether `caller` may connect to `to` through approvals of an operator alone, and through no entry of
+    /// the policy. A request that the approvals' rules don't cover was then not refused by anybody.
     #[must_use]
     pub fn grants_by_approval_alone(&self, to: &Destination, caller: &Caller) -> bool {
         let mut granting = self.granting(&to.host, to.port, caller).peekable();
         granting.peek().is_some() && granting.all(|place| place.approved)
     }
 
-    /// What the body of a request is to be read as, and how long it may be: asked where
-    /// [`Grant::reads_bodies`].
+    /// What the body of a request is to be read as, and how long it may be, in bytes. Must be asked where
+    /// [`Grant::reads_bodies`] is set.
     ///
-    /// None where no endpoint that the path concerns judges bodies, or where they disagree (the request is
-    /// then refused).
+    /// `None` where no endpoint that is concerned with the path judges bodies, or where they disagree (the
+    /// request is then refused).
     #[must_use]
     pub fn body_of(
         &self,
@@ -81,7 +81,7 @@ impl Compiled {
         found
     }
 
-    /// Where a request's placeholders of credentials are replaced, other than in its head: where some
+    /// Where, other than in its head, a request's placeholders of credentials are replaced: wherever an
     /// endpoint says so that grants the connection and serves the path.
     #[must_use]
     pub fn rewrites(&self, to: &Destination, caller: &Caller, path: &CanonicalPath) -> Rewrites {
@@ -92,7 +92,7 @@ impl Compiled {
         })
     }
 
-    /// What some rule asks of a WebSocket's messages.
+    /// What the rules need to know of a WebSocket's messages.
     #[must_use]
     pub fn asks_of_messages(&self, to: &Destination, caller: &Caller, path: &CanonicalPath) -> Asks {
         let mut asks = Asks::default();
@@ -110,11 +110,12 @@ impl Compiled {
 
     /// Whether a request on a granted connection may be sent.
     ///
-    /// Every endpoint that grants the connection and serves the path has its say: a deny rule of any of them
-    /// refuses, an allow rule of any of them lets through, else it is refused. One that doesn't take an
-    /// encoded slash still refuses by what the path is to servers that read it as one. Where one of them
-    /// judges bodies, only those that read them alike may let through. Of a batch every member is judged, and
-    /// one that is refused refuses the whole. With `enforcement: audit` it is let through and
+    /// Every endpoint that grants the connection and serves the path has a say: a deny rule of any of them
+    /// refuses the request, else an allow rule of any of them allows it, else it is refused. An endpoint that
+    /// doesn't allow encoded slashes still refuses: its deny rules are matched against the path as servers
+    /// see it that read `%2F` as a slash. Where an endpoint judges bodies, only endpoints that read the body
+    /// as the same protocol may allow the request. Every member of a batch is judged, and one refused member
+    /// refuses the whole batch. With `enforcement: audit` the request is let through, and
     /// [`Allowed::audit_only`] says what it would have been refused for. Where no endpoint inspects,
     /// everything is let through.
     ///
@@ -137,7 +138,8 @@ impl Compiled {
         }
     }
 
-    /// What comes nearest to letting through the first part that is refused, or would be.
+    /// The endpoint and rule nearest to allowing the first part that is refused, or would be but for
+    /// `enforcement: audit`.
     pub(crate) fn nearest_part<'p>(
         &'p self,
         to: &'p Destination,
@@ -147,8 +149,8 @@ impl Compiled {
         self.nearest_request(to, caller, facts, self.refused_part(to, caller, facts)?)
     }
 
-    /// The deny rule that refuses the first part that is refused, or would be; none where it is refused
-    /// because no rule allows it.
+    /// The deny rule that refuses the first part that is refused, or would be but for `enforcement: audit`.
+    /// `None` where the part is refused because no rule allows it.
     pub(crate) fn refusing<'p>(
         &'p self,
         to: &'p Destination,
@@ -159,14 +161,14 @@ impl Compiled {
         votes.refused.or(votes.would_refuse).map(|(_, clause)| clause)
     }
 
-    /// Where what let a request through stands: the rule, or the endpoint.
+    /// Where in the file the rule, or endpoint, stands that let a request through.
     pub(crate) fn origin_of<'p>(
         &'p self,
         to: &'p Destination,
         caller: &'p Caller,
         rule: &Arc<str>,
     ) -> Option<&'p Origin> {
-        // The very text: two rules may say the same.
+        // Compares pointers, not texts: two rules may have the same text.
         self.granting(&to.host, to.port, caller).find_map(|place| {
             let clause = || place.allow.iter().find(|clause| Arc::ptr_eq(&clause.text, rule));
             match Arc::ptr_eq(&place.rule, rule) {
@@ -176,7 +178,7 @@ impl Compiled {
         })
     }
 
-    /// The first part that is refused; if none is, the first that would be.
+    /// The first part that is refused; if none is, the first that would be but for `enforcement: audit`.
     fn refused_part<'f>(
         &self,
         to: &Destination,
@@ -250,7 +252,7 @@ impl Compiled {
         }
         let recorded =
             votes.would_refuse.map(|(place, clause)| Self::rule_denial(place, clause, to, facts, part));
-        // Where some endpoint judges bodies, the others don't let through what they didn't read.
+        // Where an endpoint judges bodies, the endpoints that don't read them can't allow the request.
         let slot = if votes.bodies.is_some() { &votes.body } else { &votes.plain };
         if let Some((place, clause)) = slot.let_through.filter(|_| !votes.disagree) {
             return Ok(allowed(place, clause.text.clone(), recorded));
@@ -265,7 +267,8 @@ impl Compiled {
     }
 }
 
-/// Every member must be let through; what only would be refused is told of the first such.
+/// Judges every member of a batch; all must be allowed. The result is that of the first member which is
+/// allowed only because of `enforcement: audit`, if there is one.
 fn all<'a>(
     parts: impl Iterator<Item = Part<'a>>,
     judge: impl Fn(Part<'_>) -> Result<Allowed, Denial>,
@@ -292,32 +295,32 @@ fn allowed(place: &Place, rule: Arc<str>, audit_only: Option<Denial>) -> Allowed
 /// What the endpoints of one connection say about one request.
 #[derive(Default)]
 struct Votes<'p> {
-    /// The first that grants the connection.
+    /// The first endpoint that grants the connection.
     granted: Option<&'p Place>,
-    /// Some endpoint reads requests: then those that relay have no say.
+    /// Whether some endpoint reads requests; endpoints that relay then have no say.
     inspected: bool,
-    /// What some endpoint reads bodies as.
+    /// The protocol that an endpoint reads bodies as, if any does.
     bodies: Option<Protocol>,
-    /// Two endpoints read bodies differently.
+    /// Whether two endpoints read bodies as different protocols.
     disagree: bool,
-    /// A deny rule that is enforced.
+    /// The first matching deny rule that is enforced.
     refused: Option<(&'p Place, &'p Clause)>,
-    /// A deny rule that is only recorded.
+    /// The first matching deny rule that is only recorded (`enforcement: audit`).
     would_refuse: Option<(&'p Place, &'p Clause)>,
-    /// What the endpoints say that read heads, or messages on a WebSocket.
+    /// The votes of endpoints that read heads, or messages on a WebSocket.
     plain: Slot<'p>,
-    /// What those say that read bodies.
+    /// The votes of endpoints that read bodies.
     body: Slot<'p>,
 }
 
-/// What endpoints of one kind say.
+/// The votes of endpoints of one kind.
 #[derive(Default)]
 struct Slot<'p> {
-    /// An allow rule.
+    /// The first matching allow rule.
     let_through: Option<(&'p Place, &'p Clause)>,
-    /// An endpoint for this kind of request that doesn't allow it.
+    /// The first endpoint for this kind of request that doesn't allow it.
     silent: Option<&'p Place>,
-    /// Some endpoint that doesn't allow it doesn't only record.
+    /// Whether an endpoint that doesn't allow the request enforces, rather than only records.
     enforced: bool,
 }
 
@@ -353,7 +356,7 @@ impl<'p> Votes<'p> {
     }
 }
 
-/// Whether a part is something that an endpoint's protocol has.
+/// Whether an endpoint's protocol has this kind of part.
 fn reads(protocol: Protocol, part: Part<'_>) -> bool {
     match part {
         Part::Head => matches!(protocol, Protocol::Rest | Protocol::Websocket | Protocol::Mcp),

@@ -1,4 +1,4 @@
-//! One endpoint, ready to be compared with.
+//! One endpoint in the form in which requests are matched against it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,12 +33,12 @@ pub(crate) struct Place {
     pub(crate) approved: bool,
 }
 
-/// A rule or preset with its words.
+/// A rule or `access` preset, with its text for messages.
 #[derive(Debug)]
 pub(crate) struct Clause {
     pub(crate) text: Arc<str>,
     pub(crate) test: Test,
-    /// Where it stands; what no line of its own says, where its endpoint does.
+    /// Where the clause stands in the file; where its endpoint stands, if it has no line of its own.
     pub(crate) origin: Origin,
 }
 
@@ -51,7 +51,8 @@ pub(crate) enum Test {
 }
 
 impl Clause {
-    /// Whether it lets one part of a request through, as far as `bodies` says what is behind a hash.
+    /// Whether the clause, as an allow rule, allows one part of a request. A persisted query is known only as
+    /// far as it is registered in `bodies`.
     pub(crate) fn allows(&self, facts: &RequestFacts<'_>, part: Part<'_>, bodies: &Bodies) -> bool {
         let (method, path, query) = (facts.method, facts.path, facts.query);
         match (&self.test, part) {
@@ -68,8 +69,8 @@ impl Clause {
             (Test::Rule(Rule::Http(rule)), Part::Binary) => {
                 !rule.reads_messages() && rule.allows(method, path, query)
             }
-            // MCP's stream of what the server says, and the end of a session: they hold no message of the
-            // client's.
+            // GET opens MCP's stream of the server's messages, DELETE ends a session: neither holds a message
+            // of the client's.
             (Test::Rule(Rule::Rpc(_)), Part::Head) => matches!(method, "GET" | "DELETE"),
             (Test::Rule(Rule::Rpc(rule)), Part::Rpc(message)) => {
                 let odd_tool = |name: &str| bodies.strict_tool_names && !is_plain_tool(name);
@@ -92,14 +93,14 @@ impl Clause {
         }
     }
 
-    /// Whether it refuses one part of a request.
+    /// Whether the clause, as a deny rule, refuses one part of a request.
     pub(crate) fn denies(&self, facts: &RequestFacts<'_>, part: Part<'_>, bodies: &Bodies) -> bool {
         match (&self.test, part) {
             (Test::Rule(Rule::Http(rule)), part) => {
                 rule.denies(facts.method, facts.path, facts.query)
                     && match part {
                         Part::Text(text) => rule.denies_text(&text),
-                        // What a binary message says can't be told.
+                        // A binary message can't be read, so it might say what the rule denies.
                         Part::Binary => true,
                         _ => !rule.reads_messages(),
                     }
@@ -113,7 +114,7 @@ impl Clause {
                 Some(Ok(SocketMessage::Operation(operation))) => {
                     known(operation, bodies).is_none_or(|operation| rule.denies(operation))
                 }
-                // What it asks for can't be told.
+                // The operation can't be read, so it might be one that the rule denies.
                 Some(Err(_)) | None => true,
             },
             (Test::Said(_), Part::Binary) => true,
@@ -122,7 +123,7 @@ impl Clause {
     }
 }
 
-/// What an operation is known to be: written, or registered under its hash or id.
+/// The operation as far as it is known: from its document, or as registered under its hash or id.
 pub(crate) fn known<'o>(operation: &'o Operation<'_>, bodies: &'o Bodies) -> Option<&'o Selected> {
     match operation {
         Operation::Written(selected) => Some(selected),
@@ -184,7 +185,8 @@ impl Place {
         }
     }
 
-    /// Whether it names a host. One without a host names every name, and the addresses in its ranges.
+    /// Whether the endpoint names a host. An endpoint without a `host` names every DNS name, and the
+    /// addresses in its ranges.
     pub(crate) fn names(&self, host: &Host) -> bool {
         match (&self.host, host) {
             (Some(pattern), host) => pattern.matches(host),
@@ -197,13 +199,14 @@ impl Place {
         self.addresses.allowed_ips.iter().any(|net| net.contains(&addr))
     }
 
-    /// Whether it serves a path at all.
+    /// Whether the endpoint serves a path, so that its allow rules apply to it.
     pub(crate) fn serves(&self, path: &CanonicalPath) -> bool {
         (self.path_options.allow_encoded_slash || !path.has_encoded_slash())
             && self.path.as_ref().is_none_or(|own| own.matches(path))
     }
 
-    /// Whether its deny rules are about a path: in one of the readings that servers have of it.
+    /// Whether the endpoint's deny rules apply to a path: whether its own `path` matches it in one of the
+    /// readings that servers may have.
     pub(crate) fn concerns(&self, path: &CanonicalPath) -> bool {
         self.path.as_ref().is_none_or(|own| own.may_match(path))
     }
@@ -222,7 +225,7 @@ fn clause(word: &str, Written { rule, origin }: &Written, protocol: Option<Proto
 pub(crate) enum Programs {
     /// `binaries` is absent.
     Any,
-    /// These.
+    /// The listed programs; an empty list is none.
     Listed(Box<[Binary]>),
 }
 
@@ -234,7 +237,7 @@ impl Programs {
         }
     }
 
-    /// Whether a program is named by its whole path.
+    /// Whether the entry names a program by its whole path, without a wildcard.
     pub(crate) fn name(&self, path: &str) -> bool {
         match self {
             Self::Any => false,
@@ -244,7 +247,7 @@ impl Programs {
         }
     }
 
-    /// Whether a caller may use the entry: by its own program, or by one that started it.
+    /// Whether a caller may use the entry, by its own program or by one of its ancestors.
     pub(crate) fn cover(&self, caller: &Caller) -> bool {
         match self {
             Self::Any => true,
@@ -252,7 +255,7 @@ impl Programs {
         }
     }
 
-    /// Whether a caller would be covered but for the code of unknown origin in it.
+    /// Whether a caller would be covered if it had no code of unknown origin mapped.
     pub(crate) fn cover_but_for_foreign_code(&self, caller: &Caller) -> bool {
         match self {
             Self::Any => false,
@@ -260,7 +263,8 @@ impl Programs {
         }
     }
 
-    /// Whether a caller would be covered but for its content: the path is right, the SHA-256 is another.
+    /// Whether a caller would be covered if its content were the pinned one: the path matches, the SHA-256
+    /// doesn't.
     pub(crate) fn cover_but_for_content(&self, caller: &Caller) -> bool {
         match self {
             Self::Any => false,
@@ -277,7 +281,7 @@ pub(crate) fn methods(test: &Test) -> &str {
         Test::Access(Access::ReadOnly) => "GET, HEAD and OPTIONS",
         Test::Access(Access::ReadWrite) => "GET, HEAD, OPTIONS, POST, PUT and PATCH",
         Test::Rule(Rule::Http(HttpRule { method: Method::Named(name), .. })) => name,
-        // A rule about messages is for no other.
+        // A rule about messages applies to nothing else.
         Test::Said(_) => WEBSOCKET_TEXT,
         Test::Rule(_) | Test::Access(Access::Full) => "every method",
     }

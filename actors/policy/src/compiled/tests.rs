@@ -28,8 +28,8 @@ fn to(text: &str) -> Destination {
     Destination { host: Host::parse(host).unwrap(), port: port.parse().unwrap() }
 }
 
-/// `method path?query`, a handshake if the method is `WS`; answers the rule, `audit: detail`, or the denial's
-/// detail.
+/// Judges `method path?query` (a WebSocket handshake if the method is `WS`). Returns `policy: rule`, `audit:
+/// detail`, or the denial.
 fn ask(compiled: &Compiled, place: &str, chain: &[&str], request: &str) -> Result<String, Denial> {
     let (to, caller) = (to(place), caller(chain));
     let grant = compiled.connect(&to, &caller)?;

@@ -1,9 +1,9 @@
 //! GraphQL over HTTP (<https://graphql.github.io/graphql-over-http/>): which operation of which kind asks for
 //! which fields.
 //!
-//! The operation that `operationName` chooses is the one that is judged, by the real names of its root
-//! fields: aliases don't count, fragments are followed. A request that names its document by hash or id alone
-//! is known by that id only.
+//! The operation that `operationName` chooses is judged, by the real names of its root fields: aliases don't
+//! count, fragments are followed. Of a request that names its document by hash or id alone, only that hash or
+//! id is known.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -47,19 +47,19 @@ impl OperationKind {
         }
     }
 
-    /// The kind of a keyword.
+    /// The kind that a keyword stands for.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
-/// One request of a body.
+/// One GraphQL request of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation<'a> {
-    /// Its document was read.
+    /// The request has its document, which was read.
     Written(Selected),
-    /// Only the hash or id of its document is there.
+    /// The request has only the hash or id of its document.
     Persisted {
         /// `extensions.persistedQuery.sha256Hash`, `documentId` or `id`.
         id: String,
@@ -68,14 +68,14 @@ pub enum Operation<'a> {
     },
 }
 
-/// An operation, as far as it is judged.
+/// The facts of an operation that rules judge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selected {
     /// What it does.
     pub kind: OperationKind,
     /// Its name.
     pub name: Option<Box<str>>,
-    /// The names of its root fields, each once; none where a registry says nothing of them.
+    /// The names of its root fields, each once; `None` where a registered operation doesn't list them.
     pub fields: Option<Box<[Box<str>]>>,
 }
 
@@ -92,7 +92,7 @@ impl fmt::Display for Selected {
     }
 }
 
-/// Reads a body.
+/// Reads a body: one request or a batch.
 pub(crate) fn read(body: &[u8]) -> Result<Vec<Operation<'_>>, Unreadable> {
     each(Json::parse(body)?, request)
 }
@@ -115,7 +115,7 @@ pub(super) fn request(value: Json<'_>) -> Result<Operation<'_>, Unreadable> {
             _ => return shape("a GraphQL request has members that GraphQL over HTTP doesn't know"),
         }
     }
-    // An empty name means none to some servers and is an error to the others.
+    // Some servers take an empty name for no name; the others refuse it.
     let name = name.filter(|name| !name.is_empty());
     let hash = hash(extensions.as_ref())?;
     match (query.filter(|query| !query.is_empty()), id, hash) {
@@ -156,7 +156,7 @@ fn persisted<'a>(id: String, name: Option<std::borrow::Cow<'a, str>>) -> Result<
     Ok(Operation::Persisted { id, name })
 }
 
-/// The operation that a server would run.
+/// Selects the operation that a server would run.
 pub(crate) fn select(query: &str, name: Option<&str>) -> Result<Selected, Unreadable> {
     let document = Document::parse(query)?;
     let fragments = fragments(&document)?;

@@ -1,9 +1,8 @@
-//! Strict JSON (RFC 8259), read the one way that every parser reads it, or refused.
+//! Strict JSON (RFC 8259): a text that every parser reads in the same way is read so, any other is refused.
 //!
-//! Parsers disagree on keys that stand twice or hold a NUL, on numbers out of range, on halves of surrogate
-//! pairs, on bytes behind the value: all of these are refused. Nothing is kept that isn't in the text, and
-//! strings without escapes are borrowed from it. Must never be more lenient than a server's parser could be
-//! strict.
+//! Parsers disagree on keys that stand twice or hold a NUL, on numbers out of range, on unpaired surrogates
+//! and on bytes behind the value: all of these are refused. The tree holds nothing that isn't in the text,
+//! and strings without escapes are borrowed from it. Must never accept what a server's parser could refuse.
 
 use std::borrow::Cow;
 
@@ -12,10 +11,11 @@ use super::Unreadable;
 /// Deepest nesting of lists and objects. Real messages stay below ten; parsers' own limits begin at about a
 /// hundred.
 pub const MAX_JSON_DEPTH: usize = 64;
-/// Most values and keys of one text: bounds what a long body can make of our memory (some 40 bytes each).
+/// Most values and keys of one text: bounds the memory that a long body can take (some 40 bytes a value or
+/// key).
 pub const MAX_JSON_VALUES: usize = 65_536;
-/// The largest number. Near the end of a double's range and beyond it parsers disagree: infinity, an error,
-/// the largest.
+/// The largest number. Near the end of a double's range and beyond it, parsers disagree: infinity, an error,
+/// or the largest double.
 const MAX_JSON_NUMBER: f64 = 1e308;
 
 /// A value.
@@ -39,7 +39,8 @@ impl<'a> Json<'a> {
     /// Reads one text, whole.
     ///
     /// # Errors
-    /// [`Unreadable`] for what two parsers could read differently, and for what is larger than a message is.
+    /// [`Unreadable`] for text that two parsers could read differently, and for text larger than real
+    /// messages are.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
         let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::Utf8)?;
         let mut reader = Reader { text, at: 0, depth: 0, values: 0 };
@@ -51,8 +52,8 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// A member that the protocol names. Keys that differ from it in case alone are refused: some parsers
-    /// take them for it.
+    /// The member `name`, which the protocol defines. A key that differs from `name` in case alone is
+    /// refused: some parsers take it for the member.
     pub(crate) fn member(&self, name: &str) -> Result<Option<&Self>, Unreadable> {
         let Self::Map(members) = self else { return Ok(None) };
         let mut found = None;
@@ -66,7 +67,7 @@ impl<'a> Json<'a> {
         Ok(found)
     }
 
-    /// The text, if it is one.
+    /// The string, if the value is one.
     pub(crate) fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -79,11 +80,11 @@ impl<'a> Json<'a> {
 /// ASCII there are two letters that fold into it.
 #[must_use]
 pub fn folds_to(key: &str, name: &str) -> bool {
-    // Beyond ASCII our names are compared as they stand.
+    // Characters beyond ASCII, but for those two, are compared unfolded.
     key.chars().map(folded).eq(name.chars().map(folded))
 }
 
-/// See [`folds_to`].
+/// Folds a character as [`folds_to`] compares it.
 pub(crate) fn folded(c: char) -> char {
     match c {
         '\u{17f}' => 's',
@@ -114,7 +115,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next byte that isn't space, taken if it is `wanted`.
+    /// Skips white space, then takes the next byte if it is `wanted`. Returns whether it was.
     fn takes(&mut self, wanted: u8) -> bool {
         self.space();
         let there = self.peek() == Some(wanted);
@@ -192,8 +193,7 @@ impl<'a> Reader<'a> {
             }
             self.count()?;
             let key = self.string()?;
-            // To a parser in C a key ends at a NUL; no other control character has anything to do in one
-            // either.
+            // To a parser in C a key ends at a NUL; other control characters have no place in a key either.
             if key.chars().any(char::is_control) {
                 return Err(Unreadable::Key);
             }
@@ -354,7 +354,7 @@ mod tests {
             ("{\"a\":1,\"a\":2}", Unreadable::Twice),
             ("{\"a\":1,\"b\":0,\"\\u0061\":2}", Unreadable::Twice),
             ("1e999", Unreadable::Number),
-            // To one parser the largest double, to another none.
+            // One parser reads it as the largest double, another refuses it.
             ("-1.7976931348623158e308", Unreadable::Number),
             ("{} {}", Unreadable::Syntax(3)),
             ("{}x", Unreadable::Syntax(2)),
@@ -421,7 +421,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(600))]
-        /// Whatever we read, an ordinary parser reads too, and the same.
+        /// Whatever our parser accepts, an ordinary parser accepts too, and reads the same.
         #[test]
         fn never_more_lenient_than_another_parser(text in "(\\{|\\}|\\[|\\]|,|:|\"a\"|\"b\\\\n\"|\"\\\\u0041\"|1|-2.5e3|true|null| |\"){0,14}") {
             crate::fuzzing::json_rpc::holds(text.as_bytes());

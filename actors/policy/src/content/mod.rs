@@ -1,7 +1,8 @@
-//! What is read of a request beyond its head: the vocabulary of body-judging protocols.
+//! What is read of a request beyond its head: the types shared by the protocols whose bodies are judged.
 //!
-//! Bytes become a [`Reading`] here ([`Reading::of`]), strictly or not at all, and the matcher judges what was
-//! read. Whoever sends must send exactly the bytes that were read. Nothing here does I/O or keeps anything.
+//! Bytes are parsed strictly into a [`Reading`] here ([`Reading::of`]) or are [`Reading::Unreadable`], and
+//! the matcher judges that. The caller must send exactly the bytes that were read. Nothing here does I/O or
+//! keeps state.
 
 use serde::Serialize;
 
@@ -21,11 +22,11 @@ pub use socket::SocketMessage;
 pub const MAX_BATCH: usize = 100;
 /// Bytes of a body that are held and judged where the policy says nothing: OpenShell's default.
 pub const DEFAULT_BODY_BYTES: u32 = 64 * 1024;
-/// The most that a policy may ask to be held of one body, bytes: ten times the largest tool call that one
-/// sees.
+/// The largest bound that a policy may set for one body, in bytes: ten times the largest tool call seen in
+/// practice.
 pub const MAX_BODY_BYTES: u32 = 8 * 1024 * 1024;
 
-/// Why what was sent can't be judged, and so isn't sent.
+/// Why a body or message can't be judged, and so isn't sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case", tag = "why", content = "what")]
 pub enum Unreadable {
@@ -35,22 +36,22 @@ pub enum Unreadable {
     /// Not UTF-8.
     #[error("it is not valid UTF-8")]
     Utf8,
-    /// Not JSON, from this byte on.
+    /// Not JSON; the fault is at this byte.
     #[error("it is not valid JSON (at byte {0})")]
     Syntax(usize),
-    /// Over [`json::MAX_JSON_DEPTH`].
+    /// Nested deeper than [`json::MAX_JSON_DEPTH`].
     #[error("it is nested deeper than {} levels", json::MAX_JSON_DEPTH)]
     Deep,
-    /// Over [`json::MAX_JSON_VALUES`].
+    /// More values than [`json::MAX_JSON_VALUES`].
     #[error("it holds more than {} values", json::MAX_JSON_VALUES)]
     Large,
-    /// Parsers disagree on which of the two counts.
+    /// A key stands twice; parsers disagree on which of the two counts.
     #[error("a key stands twice in one object, or in two spellings")]
     Twice,
-    /// Parsers disagree on where such a key ends.
+    /// A key holds a control character; parsers disagree on where such a key ends.
     #[error("a key holds a control character")]
     Key,
-    /// Parsers disagree on numbers that no double holds.
+    /// A number is out of range; parsers disagree on numbers that no double holds.
     #[error("it holds a number that is out of range")]
     Number,
     /// Empty, or over [`MAX_BATCH`].
@@ -62,7 +63,7 @@ pub enum Unreadable {
     /// Not GraphQL.
     #[error("its GraphQL document can't be read: {0}")]
     Document(&'static str),
-    /// The head says that the body is something else than the protocol has.
+    /// The head declares a body that isn't of the protocol's kind.
     #[error("{0}")]
     Head(&'static str),
 }
@@ -81,7 +82,7 @@ pub enum Content<'a> {
     Text(Text<'a>),
     /// A binary message on a WebSocket.
     Binary,
-    /// Something that can't be judged.
+    /// A body or message that can't be judged.
     Unreadable(&'a Unreadable),
 }
 
@@ -90,22 +91,22 @@ pub enum Content<'a> {
 pub struct Text<'a> {
     /// The whole message.
     pub text: &'a str,
-    /// The message as JSON, if it is that.
+    /// The message as JSON, if it is valid JSON.
     pub json: Option<&'a Json<'a>>,
-    /// The message as GraphQL over WebSocket, or why it is none; absent where no rule asks.
+    /// The message as GraphQL over WebSocket, or why it can't be read so; `None` where no rule asks.
     pub graphql: Option<Result<&'a SocketMessage<'a>, &'a Unreadable>>,
 }
 
-/// What rules ask of a WebSocket's messages.
+/// Which readings of a WebSocket's messages the rules need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Asks {
-    /// What one says as JSON.
+    /// Whether a message must be read as JSON.
     pub json: bool,
-    /// Which GraphQL operation one asks for.
+    /// Whether a message must be read as GraphQL over WebSocket.
     pub graphql: bool,
 }
 
-/// A text message on a WebSocket, read as far as rules ask.
+/// A text message on a WebSocket, read as far as the rules need.
 #[derive(Debug)]
 pub struct SaidText<'a> {
     text: &'a str,
@@ -132,19 +133,19 @@ impl<'a> SaidText<'a> {
     }
 }
 
-/// A body, read.
+/// A parsed body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reading<'a> {
     /// As JSON-RPC.
     Rpc(Vec<Message<'a>>),
     /// As GraphQL.
     Graphql(Vec<Operation<'a>>),
-    /// Not at all.
+    /// Not readable, and why.
     Unreadable(Unreadable),
 }
 
 impl<'a> Reading<'a> {
-    /// Reads a body as `protocol` has it.
+    /// Parses a body as `protocol` defines it.
     #[must_use]
     pub fn of(protocol: Protocol, body: &'a [u8]) -> Self {
         let read = match protocol {
@@ -168,7 +169,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// One thing that is judged by itself: a request's head, or one member of what was read behind it.
+/// What is judged by itself: a request's head, or one member of the body or message that was read behind it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part<'a> {
     Head,
@@ -183,7 +184,7 @@ fn shape<T>(why: &'static str) -> Result<T, Unreadable> {
     Err(Unreadable::Shape(why))
 }
 
-/// Reads one member, or each of a batch.
+/// Reads a single member, or each member of a batch.
 fn each<'a, T>(
     value: Json<'a>,
     mut read: impl FnMut(Json<'a>) -> Result<T, Unreadable>,

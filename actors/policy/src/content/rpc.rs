@@ -62,11 +62,11 @@ pub enum Message<'a> {
         /// `params`.
         params: Option<Json<'a>>,
     },
-    /// The answer to a request of the server's.
+    /// The client's answer to a request of the server's.
     Answer,
 }
 
-/// Reads a body.
+/// Reads a body: one message or a batch. `mcp` says whether `tools/call` names a tool.
 pub(crate) fn read(body: &[u8], mcp: bool) -> Result<Vec<Message<'_>>, Unreadable> {
     each(Json::parse(body)?, |value| message(value, mcp))
 }
@@ -84,7 +84,7 @@ fn message(value: Json<'_>, mcp: bool) -> Result<Message<'_>, Unreadable> {
             "id" => &mut id,
             "method" => &mut method,
             "params" => &mut params,
-            // Not both of them.
+            // `result` or `error`, but not both.
             "result" | "error" if answer.is_none() => &mut answer,
             _ => return shape("a JSON-RPC object has members that JSON-RPC 2.0 doesn't know"),
         };
@@ -115,7 +115,7 @@ fn message(value: Json<'_>, mcp: bool) -> Result<Message<'_>, Unreadable> {
     Ok(Message::Call { method, tool: tool.map(|name| Cow::Owned(name.to_owned())), params })
 }
 
-/// The tool of a `tools/call`.
+/// The name of the tool that a `tools/call` calls.
 fn tool<'p>(params: Option<&'p Json<'_>>) -> Result<&'p str, Unreadable> {
     let Some(params @ Json::Map(_)) = params else { return shape("`tools/call` needs `params`") };
     if !matches!(params.member("arguments")?, None | Some(Json::Map(_))) {

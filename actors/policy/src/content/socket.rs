@@ -1,9 +1,9 @@
 //! GraphQL over WebSocket: what a message of the client's asks for.
 //!
-//! Two protocols are in use, and differ in two words: `graphql-transport-ws`
+//! Two protocols are in use, which differ in two message types: `graphql-transport-ws`
 //! (<https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md>: `subscribe`, `complete`) and the older
-//! `graphql-ws` of subscriptions-transport-ws (`start`, `stop`). Which of them a connection speaks need not
-//! be known: a message means the same in both, or nothing.
+//! `graphql-ws` of subscriptions-transport-ws (`start`, `stop`). Which of them a connection speaks needn't be
+//! known: no message means one thing in the one and something else in the other.
 
 use super::graphql::{self, Operation};
 use super::json::Json;
@@ -12,7 +12,7 @@ use super::{Unreadable, shape};
 /// A message of the client's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SocketMessage<'a> {
-    /// Begins, keeps or ends the connection or one of its operations, and asks for nothing.
+    /// Begins, keeps alive or ends the connection or one of its operations, and asks for no data.
     Lifecycle,
     /// Asks for an operation.
     Operation(Operation<'a>),

@@ -1,7 +1,7 @@
-//! What would allow a refused request: the least entry that does, ready to be put under `network_policies`.
+//! Proposes the narrowest entry that would allow a refused request, ready to be put under `network_policies`.
 //!
-//! A proposal for a person to read, never applied by itself. It is tried before it is told: one that doesn't
-//! allow the request is none.
+//! The proposal is for a person to read, and never applied by the program. It is tried first: an entry that
+//! doesn't allow the request isn't proposed.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use super::{Question, Verdict};
 use crate::{Compiled, Host, WEBSOCKET_TEXT};
 
-/// What makes a pattern of a text.
+/// Characters that would turn a literal text into a pattern, or that a pattern may not hold.
 const PATTERN: [char; 6] = ['*', '?', '[', ']', '{', '}'];
 
-/// The least entry that allows this, as YAML; none where no entry could. Of an address the guard has a say as
-/// well, whom whoever asks has to ask too.
+/// The narrowest entry that allows what is asked, as YAML; `None` where no entry could. For an address the
+/// SSRF guard has a say as well, and the caller has to ask it separately.
 pub(super) fn entry(question: &Question) -> Option<String> {
     let name = match &question.destination.host {
         Host::Addr(addr) if is_never_reached(*addr) => return None,
@@ -42,7 +42,7 @@ pub(super) fn entry(question: &Question) -> Option<String> {
     allows(&text, question).then_some(text)
 }
 
-/// This machine's and its links' addresses, and those of many machines.
+/// Whether an address is loopback, unspecified, link-local, broadcast or multicast.
 fn is_never_reached(addr: IpAddr) -> bool {
     let of_the_link = match addr {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),

@@ -1,5 +1,5 @@
-//! Hosts that are written in another way than the one that is taken: no rule is asked about them, and what
-//! helps is the plain spelling.
+//! Explains hosts in a spelling that isn't accepted: they are refused before any rule, and the plain spelling
+//! is what helps.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,10 +7,11 @@ use super::{Compiled, Explanation, Question, QuestionError, Verdict, words};
 use crate::{Host, HostError};
 
 impl Compiled {
-    /// The answer about a host that has no one reading: the proxy refuses it before any rule. With it the
-    /// question that was meant, where that can be told; what comes nearest, and what would help, are of that.
+    /// Answers a question about a host with no unambiguous reading, which the proxy refuses before any rule.
+    /// Also returns the question that was meant, where that can be told; the nearest rule and the proposed
+    /// entry are for that question.
     ///
-    /// None where the question makes no sense at all.
+    /// `None` where the fault isn't in the host.
     #[must_use]
     pub fn explain_odd(
         &self,
@@ -39,7 +40,7 @@ impl Compiled {
             };
             out.note = Some(format!("write `{host}`, {then}").into());
             (out.nearest, out.mend) = (told.nearest, told.mend);
-            // What would not change is not to be seen below.
+            // Nothing below shows what would have to change, so the note says it.
             if told.verdict == Verdict::Deny && out.nearest.is_none() && out.mend.is_none() {
                 out.note = Some(format!("write `{host}`, which the policy refuses as well").into());
             }
@@ -48,7 +49,7 @@ impl Compiled {
     }
 }
 
-/// What stands before a URL's authority, it, and what stands behind it.
+/// Splits a URL into what stands before its authority, the authority, and what stands behind it.
 fn parts(url: &str) -> Option<(&str, &str, &str)> {
     let start = url.find("://").map_or(0, |at| at + 3);
     let (before, rest) = url.split_at_checked(start)?;
@@ -56,7 +57,7 @@ fn parts(url: &str) -> Option<(&str, &str, &str)> {
     Some((before, authority, after))
 }
 
-/// The one spelling of a host, and its port with the colon.
+/// The accepted spelling of an authority's host, and its port with the colon.
 fn plain<'a>(authority: &'a str, error: &HostError) -> Option<(String, &'a str)> {
     let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let at = authority.rfind(':').filter(|at| !authority.get(*at..).unwrap_or_default().contains(']'));
@@ -72,7 +73,7 @@ fn plain<'a>(authority: &'a str, error: &HostError) -> Option<(String, &'a str)>
     Some((host.to_string(), port))
 }
 
-/// What lenient parsers take a text for: `0x7f.1`, `017700000001`, `[::ffff:10.0.0.1]`.
+/// The address that lenient parsers read in a text: `0x7f.1`, `017700000001`, `[::ffff:10.0.0.1]`.
 fn address(text: &str) -> Option<IpAddr> {
     if let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
         return inner.parse::<Ipv6Addr>().ok()?.to_ipv4_mapped().map(IpAddr::V4);

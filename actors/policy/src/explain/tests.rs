@@ -131,7 +131,7 @@ fn a_denied_one_names_the_nearest_rule_and_what_differs() {
         assert_eq!(explanation.verdict, Verdict::Deny, "{explanation}");
         let nearest = explanation.nearest.as_ref().unwrap();
         assert_eq!(nearest.differs, wanted, "{explanation}");
-        // The rule's own line where it came to rules, else the endpoint's.
+        // The rule's own line if rules were compared, else the endpoint's.
         let rule = match nearest.rule.as_deref() {
             None => "p.yaml:5:9",
             Some("allow GET /repos/**?state=open") => "p.yaml:9:13",
@@ -155,7 +155,7 @@ fn a_deny_rule_that_refuses_is_told_with_its_own_line() {
     assert_eq!(told["denial"]["hint"], "the rule is at p.yaml:11:23");
     let text = denied.to_string();
     assert!(text.contains("rule:    github: deny * /repos/secret/**  (p.yaml:11:23)"), "{text}");
-    // None is told where it is refused for want of a rule.
+    // No rule is named where the request is refused because no rule allows it.
     let for_want = explain("/usr/bin/gh", Some("PUT"), "https://api.github.com/repos/x");
     assert_eq!((for_want.verdict, for_want.rule, for_want.location), (Verdict::Deny, None, None));
 }

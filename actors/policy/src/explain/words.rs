@@ -5,14 +5,14 @@ use std::fmt;
 use super::{Asked, Explanation, Verdict};
 use crate::{Destination, Treatment, WEBSOCKET_TEXT};
 
-/// A request that has no canonical form, as it was asked for.
+/// Writes a request that has no canonical form as it was asked about.
 pub(super) fn as_asked(asked: &Asked, to: &Destination) -> String {
     let query = asked.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
     let method = if asked.message.is_some() { WEBSOCKET_TEXT } else { &asked.method };
     printable(&format!("{method} {to}{}{query}", asked.path))
 }
 
-/// A text, with what may not stand in a terminal escaped.
+/// A text with everything but printable ASCII escaped, so that it is safe on a terminal.
 pub(super) fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         ' '..='~' => c.to_string(),

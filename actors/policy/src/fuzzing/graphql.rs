@@ -1,6 +1,6 @@
-//! Whatever documents ours accepts, apollo-parser accepts too: the same operations and fragments with the
-//! same root fields, and an operation that is chosen asks for the fields that its fragments lead to. In a
-//! message on a WebSocket a document means what it means in a body.
+//! Every document that our parser accepts is accepted by apollo-parser too, with the same operations and
+//! fragments and the same root fields, and a selected operation has the fields that its fragments lead to. A
+//! document means the same in a WebSocket message as in a body.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use crate::content::graphql::document::{Document, Root};
 use crate::content::graphql::select;
 use crate::content::{Operation, SocketMessage, socket};
 
-/// An operation (`query`, …) or a `fragment`, its name, and what stands at its root; a spread has dots before
-/// its name.
+/// An operation (`query`, …) or a `fragment`, its name, and the selections at its root; a spread's name has
+/// three dots in front.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Definition {
     head: String,
@@ -41,7 +41,7 @@ pub fn holds(bytes: &[u8]) {
     }
 }
 
-/// A document in a message, in both protocols.
+/// Checks that a document reads the same in a message, in both WebSocket protocols.
 fn said(document: &str) {
     let alone = (!document.is_empty()).then(|| select(document, None).ok()).flatten();
     for kind in ["subscribe", "start"] {
@@ -55,7 +55,7 @@ fn said(document: &str) {
     }
 }
 
-/// The fields at the root, through fragments.
+/// Collects the fields at the root, following fragments.
 fn reach<'d>(
     from: &'d Definition,
     all: &'d [Definition],
@@ -90,8 +90,8 @@ fn roots(set: &SelectionSet, out: &mut Vec<String>) -> Option<()> {
     Some(())
 }
 
-/// Another parser's reading. It doesn't skip commas everywhere, as the specification (section 2.1.7) has it:
-/// they are taken out for it, those in strings as well, which nothing here compares.
+/// The reading of apollo-parser. It doesn't skip commas everywhere, as the specification (section 2.1.7)
+/// demands, so they are removed first; those in strings too, since strings aren't compared.
 pub(crate) fn theirs(text: &str) -> Option<Vec<Definition>> {
     let tree = apollo_parser::Parser::new(&text.replace(',', " ")).parse();
     if tree.errors().len() > 0 {
@@ -120,7 +120,7 @@ pub(crate) fn theirs(text: &str) -> Option<Vec<Definition>> {
     Some(out)
 }
 
-/// Ours.
+/// The reading of our own parser.
 pub(crate) fn ours(text: &str) -> Option<Vec<Definition>> {
     let document = Document::parse(text).ok()?;
     let words = |roots: &[Root<'_>]| {

@@ -1,4 +1,4 @@
-//! Whatever our readers of JSON, JSON-RPC and MCP accept, serde_json accepts too, and reads the same.
+//! Whatever our parsers of JSON, JSON-RPC and MCP accept, serde_json accepts too, and reads the same.
 
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn message_holds(ours: &Message<'_>, theirs: &Value, mcp: bool) {
     }
 }
 
-/// Whether two readings are one.
+/// Whether our reading and serde_json's are equal.
 pub(crate) fn same(ours: &Json<'_>, theirs: &Value) -> bool {
     match (ours, theirs) {
         (Json::Null, Value::Null) => true,
@@ -55,7 +55,7 @@ pub(crate) fn same(ours: &Json<'_>, theirs: &Value) -> bool {
     }
 }
 
-/// serde_json rounds the last bits of a fraction in its own way.
+/// Compares with a tolerance: serde_json rounds the last bits of a fraction in its own way.
 fn close(a: f64, b: f64) -> bool {
     a == b || (a - b).abs() <= a.abs() * 4.0 * f64::EPSILON
 }

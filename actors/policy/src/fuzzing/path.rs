@@ -1,9 +1,9 @@
 //! A canonical path or query is a fixed point, holds nothing that two servers could read differently, and
-//! means to a server what the original meant.
+//! means the same to a server as the original.
 
 use crate::{CanonicalPath, PathOptions, Query};
 
-/// The property. The first byte's lowest bit is `allow_encoded_slash`; the rest is what stands in a request
+/// The property. The first byte's lowest bit is `allow_encoded_slash`; the rest is the target of a request
 /// line.
 pub fn holds(bytes: &[u8]) {
     let Some((choice, raw)) = bytes.split_first() else { return };
@@ -28,7 +28,7 @@ fn path_holds(raw: &str, options: PathOptions) {
     escapes_are_canonical(text);
     let decoded = String::from_utf8(decode(text)).unwrap();
     assert!(!decoded.contains(|c: char| c.is_control() || c == '\\' || c == ';'), "{decoded}");
-    // Nor does a server that decodes once more see other segments.
+    // A server that decodes once more sees no dot segments either.
     let twice = String::from_utf8_lossy(&decode(&decoded)).into_owned();
     for text in [&decoded, &twice] {
         assert!(!text.split(['/', '\\']).any(|segment| segment == "." || segment == ".."), "{text}");
@@ -58,8 +58,8 @@ fn escapes_are_canonical(text: &str) {
     }
 }
 
-/// The segments that a plain server sees: parameters off, decoded once, dots resolved, empty ones dropped;
-/// last of all whether a slash ends it.
+/// The segments that an ordinary server sees (parameters removed, decoded once, dot segments resolved, empty
+/// ones dropped), and whether the path ends in a slash.
 fn served(path: &str) -> (Vec<Vec<u8>>, bool) {
     let (mut kept, mut open) = (Vec::new(), true);
     for piece in path.split('/') {
@@ -74,7 +74,7 @@ fn served(path: &str) -> (Vec<Vec<u8>>, bool) {
     (kept, open)
 }
 
-/// Names and values that a plain server sees, in order.
+/// Names and values that an ordinary server sees, in order.
 fn parameters(query: &str) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
     let one = |part: &str| match part.split_once('=') {
         Some((name, value)) => (decode(name), Some(decode(value))),
@@ -83,7 +83,7 @@ fn parameters(query: &str) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
     query.split('&').map(one).collect()
 }
 
-/// Lenient: what is no escape stands for itself.
+/// Percent-decodes leniently: what isn't a valid escape stays as it is.
 fn decode(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();

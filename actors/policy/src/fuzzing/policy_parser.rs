@@ -1,5 +1,5 @@
-//! A policy that is taken can be written out, read back as the same, and compiled; one that is refused says
-//! why, at places that the file has.
+//! A policy that is accepted can be written out, read back as the same, and compiled. One that is refused has
+//! errors, at places inside the text.
 
 use crate::{Compiled, Diagnostics, Severity, parse, parse_preset};
 

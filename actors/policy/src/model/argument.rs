@@ -1,14 +1,14 @@
-//! Matchers over JSON: a place in a value, and what may stand there.
+//! Matchers over JSON: a place in a value, and the values that may stand there.
 //!
-//! To allow, what stands there must be of the pattern's own type, for a server that reads `"false"` may take
-//! it for true; to deny, one reading that matches is enough, whatever its type.
+//! To allow, the value must have the pattern's own type, since a server that reads `"false"` may take it for
+//! true. To deny, one reading that matches is enough, whatever its type.
 
 use std::fmt;
 
 use crate::Glob;
 use crate::content::json::{Json, folds_to};
 
-/// Deepest place that a matcher may name.
+/// Most steps of a pointer.
 const MAX_POINTER_DEPTH: usize = 16;
 
 /// A place in a JSON value: a member's name, or a JSON pointer (RFC 6901).
@@ -19,7 +19,8 @@ pub struct Pointer {
 }
 
 impl Pointer {
-    /// Reads a member's name, or a pointer if it begins with `/`. None if a pointer is broken or too deep.
+    /// Reads a member's name, or a pointer if the text begins with `/`. `None` if a pointer is broken or too
+    /// deep.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let tokens: Box<[Box<str>]> = match text.strip_prefix('/') {
@@ -38,7 +39,8 @@ impl Pointer {
         &self.written
     }
 
-    /// What every parser finds at the place: nothing where a key in another spelling stands beside it.
+    /// The value that every parser finds at the place. `None` where a key in another spelling stands in the
+    /// object as well.
     fn certain<'j, 'a>(&self, value: &'j Json<'a>) -> Option<&'j Json<'a>> {
         self.tokens.iter().try_fold(value, |value, token| match value {
             Json::Map(_) => value.member(token).ok().flatten(),
@@ -48,7 +50,7 @@ impl Pointer {
     }
 }
 
-/// `~1` is `/`, `~0` is `~`.
+/// Undoes the escapes of a pointer: `~1` is `/`, `~0` is `~`.
 fn unescape(token: &str) -> Option<Box<str>> {
     let mut out = String::new();
     let mut chars = token.chars();
@@ -69,7 +71,7 @@ fn index(token: &str) -> Option<usize> {
     (token == "0" || !token.starts_with('0')).then(|| token.parse().ok()).flatten()
 }
 
-/// Whether some parser finds something at the place that passes `test`.
+/// Whether some parser finds a value at the place that passes `test`.
 fn found(value: &Json<'_>, tokens: &[Box<str>], test: &dyn Fn(&Json<'_>) -> bool) -> bool {
     let Some((token, rest)) = tokens.split_first() else { return leaf(value, test) };
     match value {
@@ -92,19 +94,19 @@ fn leaf(value: &Json<'_>, test: &dyn Fn(&Json<'_>) -> bool) -> bool {
     }
 }
 
-/// What one value may be.
+/// A pattern for one value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ValueMatcher {
     /// Text that matches.
     Text(Glob),
-    /// This number, in JSON's form, however it is spelled.
+    /// This number, in JSON's syntax; other spellings of it (`5.0` for `5`) match too.
     Number(Box<str>),
     /// This.
     Bool(bool),
 }
 
 impl ValueMatcher {
-    /// Of the same type, and it.
+    /// Whether the value has the pattern's type and matches.
     fn is(&self, value: &Json<'_>) -> bool {
         match (self, value) {
             (Self::Text(glob), Json::Text(text)) => glob.matches(text),
@@ -114,7 +116,7 @@ impl ValueMatcher {
         }
     }
 
-    /// What some server could take for it.
+    /// Whether some server could take the value for one that matches.
     fn could_be(&self, value: &Json<'_>) -> bool {
         match (self, value) {
             (Self::Number(own), Json::Number(number)) => {
@@ -133,7 +135,8 @@ impl ValueMatcher {
     }
 }
 
-/// A decimal number as sign, digits without zeros at either end, and exponent of the last digit.
+/// A decimal number in normal form: whether it is negative, its digits without zeros at either end, and the
+/// exponent of the last digit.
 fn normal(text: &str) -> Option<(bool, impl Iterator<Item = u8> + '_, i64)> {
     let (negative, body) = match text.strip_prefix('-') {
         Some(body) => (true, body),
@@ -157,7 +160,7 @@ fn normal(text: &str) -> Option<(bool, impl Iterator<Item = u8> + '_, i64)> {
     Some((negative && !zero, significant, if zero { 0 } else { exponent }))
 }
 
-/// Whether two spellings are one number: `5`, `5.0` and `50e-1` are.
+/// Whether two texts spell the same number, as `5`, `5.0` and `50e-1` do.
 fn same_number(a: &str, b: &str) -> bool {
     match (normal(a), normal(b)) {
         (Some((sa, da, ea)), Some((sb, db, eb))) => sa == sb && ea == eb && da.eq(db),
@@ -175,18 +178,18 @@ impl fmt::Display for ValueMatcher {
     }
 }
 
-/// What must stand at one place.
+/// A place in a JSON value, and what must stand there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonMatcher {
-    /// Where.
+    /// The place.
     pub at: Pointer,
-    /// One of these; never empty.
+    /// The alternatives, of which one must match; never empty.
     pub any: Vec<ValueMatcher>,
 }
 
 impl JsonMatcher {
-    /// Whether what stands there is one of these; of a list, each member. Objects are never matched: name
-    /// what is in them.
+    /// Whether the value at the place matches an alternative; of a list, each member must. Objects never
+    /// match: a matcher has to name the members inside.
     #[must_use]
     pub fn allows(&self, value: &Json<'_>) -> bool {
         match self.at.certain(value) {
@@ -196,10 +199,10 @@ impl JsonMatcher {
         }
     }
 
-    /// Whether something there could be taken for one of these.
+    /// Whether some value at the place could be taken for one that matches.
     #[must_use]
     pub fn denies(&self, value: &Json<'_>) -> bool {
-        // Positional parameters have no names: which of them is meant can't be told.
+        // Positional parameters have no names, so any of them might be the one that is meant.
         if matches!(value, Json::List(_))
             && self.at.tokens.first().is_some_and(|token| index(token).is_none())
         {

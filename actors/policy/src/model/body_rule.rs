@@ -1,4 +1,4 @@
-//! Rules about what stands in a body: JSON-RPC calls, MCP tools and their arguments, GraphQL operations.
+//! Rules about the content of bodies: JSON-RPC calls, MCP tools and their arguments, GraphQL operations.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use crate::content::{Message, OperationKind, Selected};
 /// Which methods a JSON-RPC rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RpcMethod {
-    /// Those that MCP defines: `mcp.allow_all_known_mcp_methods`, and no `method` in the rule.
+    /// The methods that MCP defines: the rule has no `method`, and `mcp.allow_all_known_mcp_methods` is on.
     Known,
-    /// Those that match.
+    /// The methods that match.
     Named(Glob),
 }
 
@@ -41,20 +41,20 @@ pub struct RpcRule {
 }
 
 impl RpcRule {
-    /// Every method that MCP defines.
+    /// A rule for every method that MCP defines.
     #[must_use]
     pub fn profile() -> Self {
         Self { method: RpcMethod::Known, tool: Vec::new(), params: Vec::new(), arguments: Vec::new() }
     }
 
-    /// Whether the rule, as an allow rule, covers a call. Answers are no matter of rules.
+    /// Whether the rule, as an allow rule, covers a call. Answers aren't subject to rules.
     #[must_use]
     pub fn allows(&self, message: &Message<'_>) -> bool {
         let Message::Call { method, params, .. } = message else { return false };
         if !self.method.covers(method) {
             return false;
         }
-        // A tool narrows `tools/call`; the profile's other methods stay.
+        // `tool` narrows `tools/call` only; the other known methods stay allowed.
         if self.method == RpcMethod::Known && method != TOOLS_CALL {
             return true;
         }
@@ -139,8 +139,8 @@ impl GraphqlRule {
                     .is_some_and(|fields| fields.iter().all(|field| self.field_matches(field))))
     }
 
-    /// Whether the rule, as a deny rule, hits an operation: one root field is enough, and fields that nobody
-    /// knows count.
+    /// Whether the rule, as a deny rule, hits an operation: one matching root field is enough, and unknown
+    /// fields count as matching.
     #[must_use]
     pub fn denies(&self, operation: &Selected) -> bool {
         self.head_matches(operation)
@@ -151,7 +151,7 @@ impl GraphqlRule {
                     .is_none_or(|fields| fields.iter().any(|field| self.field_matches(field))))
     }
 
-    /// Kind and name.
+    /// Whether the operation's kind and name match.
     #[must_use]
     pub fn head_matches(&self, operation: &Selected) -> bool {
         self.kind.is_none_or(|kind| kind == operation.kind)
@@ -161,7 +161,7 @@ impl GraphqlRule {
                 .is_none_or(|glob| operation.name.as_ref().is_some_and(|name| glob.matches(name)))
     }
 
-    /// Whether one of the rule's fields is it.
+    /// Whether one of the rule's fields matches `field`.
     #[must_use]
     pub fn field_matches(&self, field: &str) -> bool {
         self.fields.iter().any(|glob| glob.matches(field))

@@ -1,11 +1,11 @@
-//! Which hosts an endpoint names: one, or a family by a wildcard in the first label.
+//! The hosts that an endpoint names: one, or several by a wildcard in the first label.
 
 use std::fmt;
 
 use crate::host::check_label;
 use crate::{DomainName, Glob, Host, HostError};
 
-/// Why a text names no hosts.
+/// Why a text isn't a host pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostPatternError {
     /// Not a host even without its wildcard.
@@ -32,14 +32,14 @@ pub enum HostPattern {
     Exact(Host),
     /// `*.x`, `a-*.x`: one label in front of the suffix, matched by the glob.
     Label {
-        /// Over the first label.
+        /// The pattern for the first label.
         label: Glob,
-        /// The labels behind it.
+        /// The labels behind the first.
         suffix: DomainName,
     },
     /// `**.x`: one label or more in front of the suffix.
     Deep {
-        /// The labels behind them.
+        /// The labels behind those that `**` stands for.
         suffix: DomainName,
     },
 }
@@ -67,7 +67,7 @@ impl HostPattern {
         if first.contains("**") {
             return Err(HostPatternError::Deep);
         }
-        // With its wildcards filled in, the label must be one.
+        // With its wildcards replaced by a letter, the label must be valid.
         check_label(&first.replace('*', "x"))?;
         let label = Glob::new(&first.to_ascii_lowercase(), b'.')
             .map_err(|_| HostPatternError::Host(HostError::Label))?;

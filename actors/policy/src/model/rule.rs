@@ -1,5 +1,5 @@
-//! One rule about requests: methods, path, query, and a WebSocket's messages. And the presets that stand for
-//! several.
+//! Rules about requests (methods, path, query, and a WebSocket's messages), and the `access` presets that
+//! stand for several.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::content::{OperationKind, Text};
 use crate::path::{hex_digit, lenient, push_escape, stands_raw};
 use crate::{CanonicalPath, Glob, GlobError, Query};
 
-/// The client's messages on a `websocket` endpoint, in the place of a method.
+/// Stands in place of a method for the client's messages on a `websocket` endpoint.
 pub const WEBSOCKET_TEXT: &str = "WEBSOCKET_TEXT";
 
 /// The `access` presets.
@@ -57,10 +57,11 @@ impl Access {
     }
 }
 
-/// Bytes of a method at most; registered ones have at most 17 letters.
+/// Longest method, in bytes; registered ones have at most 17 letters.
 const MAX_METHOD_BYTES: usize = 32;
 
-/// Whether a text is a method's token (RFC 9110 sections 5.6.2 and 9.1), of a length that methods have.
+/// Whether a text is a valid method (a token, RFC 9110 sections 5.6.2 and 9.1) of at most
+/// [`MAX_METHOD_BYTES`].
 pub(crate) fn is_method(text: &str) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     (1..=MAX_METHOD_BYTES).contains(&text.len()) && text.bytes().all(token)
@@ -85,8 +86,8 @@ impl Method {
         }
     }
 
-    /// Whether the rule, as a deny rule, is about `method`: methods keep their case (RFC 9110 section 9.1),
-    /// but many a server reads them in any.
+    /// Whether the rule, as a deny rule, is about `method` in any case: methods are case-sensitive (RFC 9110
+    /// section 9.1), but many servers ignore the case.
     #[must_use]
     pub fn hits(&self, method: &str) -> bool {
         match self {
@@ -120,7 +121,7 @@ pub enum PathPatternError {
     /// `{a,b}`.
     #[error("`{{…}}` is not part of the pattern language: write one rule for each alternative")]
     Braces,
-    /// Something that no canonical path holds, so that the rule would never match.
+    /// The pattern has something that no canonical path holds, so the rule would never match.
     #[error("no canonical path holds {0}, so this would never match")]
     Never(&'static str),
 }
@@ -130,7 +131,7 @@ pub enum PathPatternError {
 pub struct PathPattern {
     written: Box<str>,
     glob: Glob,
-    /// Over lenient readings, where that is another pattern.
+    /// The pattern for lenient readings of a path, where it differs.
     lenient: Option<Glob>,
 }
 
@@ -163,7 +164,7 @@ impl PathPattern {
         Ok(Self {
             written: text.into(),
             glob: Glob::path(&canonical)?,
-            // A set that has no small form is read as it is written.
+            // If lower-casing broke a set, lenient readings are matched against the pattern as written.
             lenient: lenient.as_deref().and_then(|reading| Glob::path(reading).ok()),
         })
     }
@@ -180,9 +181,9 @@ impl PathPattern {
         self.glob.matches(path.as_str())
     }
 
-    /// Whether it matches one of the readings that servers have of a canonical path: `%2F` as `/`, an escape
-    /// undone twice, letters in another case, a slash more or less at the end, dots and spaces more at the
-    /// end of a name.
+    /// Whether the pattern matches any reading that a server may have of a canonical path: `%2F` as `/`, an
+    /// escape undone twice, letters in another case, with or without a slash at the end, or without dots and
+    /// spaces at the end of a name.
     #[must_use]
     pub fn may_match(&self, path: &CanonicalPath) -> bool {
         let with_or_without_end =
@@ -191,7 +192,7 @@ impl PathPattern {
         let leniently = || with_or_without_end(lenient(), path.leniently().unwrap_or(path.as_str()));
         with_or_without_end(&self.glob, path.as_str())
             || path.with_slashes().is_some_and(|reading| self.glob.matches(reading))
-            // Where neither has a reading of its own, that was asked already.
+            // If neither the pattern nor the path has a lenient form of its own, this was checked already.
             || ((self.lenient.is_some() || path.leniently().is_some()) && leniently())
             || path.without_ends().is_some_and(|reading| with_or_without_end(lenient(), reading))
     }
@@ -209,12 +210,12 @@ impl fmt::Display for PathPattern {
     }
 }
 
-/// Without a slash at the end, but for the root's.
+/// The path without a slash at its end; the root keeps its slash.
 fn without_end(path: &str) -> &str {
     path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path)
 }
 
-/// The canonical spelling of a pattern's literal parts; wildcards and sets stand as they are.
+/// Brings a pattern's literal parts to canonical spelling; wildcards and sets are left as they are.
 fn canonical_literal(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut bytes = text.bytes().peekable();
@@ -230,7 +231,8 @@ fn canonical_literal(text: &str) -> String {
                     bytes = ahead;
                     let value = high << 4 | low;
                     if value == b'*' {
-                        // Canonical paths hold a raw `*`; a set of one is how the pattern says so.
+                        // Canonical paths hold `*` raw; a set with one member is how a pattern writes a
+                        // literal `*`.
                         out.push_str("[*]");
                     } else if stands_raw(value) {
                         out.push(char::from(value));
@@ -245,7 +247,7 @@ fn canonical_literal(text: &str) -> String {
             _ => {}
         }
         if in_set || stands_raw(byte) || matches!(byte, b'/' | b'?' | b'[' | b']') {
-            // Inside a set only ASCII can match, for canonical paths have nothing else.
+            // Inside a set only ASCII can match, since canonical paths hold nothing else.
             out.push(char::from(byte));
         } else {
             push_escape(&mut out, byte);
@@ -275,7 +277,7 @@ impl QueryMatcher {
     }
 }
 
-/// One rule of `rules` or `deny_rules`: which kind it is, the endpoint's protocol says.
+/// One rule of `rules` or `deny_rules`. Its kind follows from the endpoint's protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
     /// `rest` and `websocket`.
@@ -318,8 +320,8 @@ impl HttpRule {
         self.method.covers(method) && self.path.matches(path) && self.query.iter().all(|m| m.allows(query))
     }
 
-    /// Whether the rule, as a deny rule, hits a request: one reading of method and path, and one value of
-    /// each named parameter, is enough.
+    /// Whether the rule, as a deny rule, hits a request: one matching reading of method and path, and one
+    /// matching value of each named parameter, are enough.
     #[must_use]
     pub fn denies(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
         self.method.hits(method)
@@ -327,7 +329,7 @@ impl HttpRule {
             && self.query.iter().all(|m| query.any(&m.name, |v| m.value(v)))
     }
 
-    /// Whether the rule asks what a message says.
+    /// Whether the rule depends on the content of messages.
     #[must_use]
     pub fn reads_messages(&self) -> bool {
         !self.text.is_empty() || !self.json.is_empty()
@@ -341,8 +343,8 @@ impl HttpRule {
                 || message.json.is_some_and(|value| self.json.iter().all(|matcher| matcher.allows(value))))
     }
 
-    /// Whether the rule, as a deny rule, hits a text message. One that we can't read as JSON could be
-    /// anything to others.
+    /// Whether the rule, as a deny rule, hits a text message. A message that we can't read as JSON counts as
+    /// matching: another parser might read it.
     #[must_use]
     pub fn denies_text(&self, message: &Text<'_>) -> bool {
         (self.text.is_empty() || self.text.iter().any(|glob| glob.matches(message.text)))

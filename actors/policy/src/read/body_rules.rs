@@ -13,7 +13,7 @@ use crate::model::{
 use crate::yaml::{Node, Value};
 use crate::{Glob, Protocol};
 
-/// What an endpoint's rules are read by.
+/// The settings of an endpoint that decide how its rules are read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Speaks {
     pub(super) protocol: Option<Protocol>,
@@ -78,7 +78,7 @@ impl Reader<'_> {
                 );
                 return None;
             }
-            // Without a method a tool means its calls.
+            // In a deny rule without a method, a tool stands for its calls.
             None if deny && of_tool => RpcMethod::Named(Glob::path(TOOLS_CALL).ok()?),
             None => RpcMethod::Known,
         };
@@ -94,7 +94,7 @@ impl Reader<'_> {
         Some(RpcRule { method, tool, params, arguments })
     }
 
-    /// Matchers by place. None if one can't be read.
+    /// Reads matchers, each with its place. `None` if one can't be read.
     pub(super) fn json_matchers(&mut self, node: Option<&Node>) -> Option<Vec<JsonMatcher>> {
         let Some(node) = node else { return Some(Vec::new()) };
         let Value::Map(pairs) = &node.value else {
@@ -229,8 +229,8 @@ impl Reader<'_> {
         out
     }
 
-    /// What rules about a WebSocket's messages must agree on: one that lets them through unread would make
-    /// the others moot.
+    /// Checks that rules about a WebSocket's messages fit together: a rule that allows messages whatever they
+    /// say would make the others moot.
     pub(super) fn check_messages(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
         let operations = |it: &Written| matches!(&it.rule, Rule::Graphql(_));
         let raw = |it: &Written| matches!(&it.rule, Rule::Http(rule) if rule.method.covers(WEBSOCKET_TEXT));
@@ -253,7 +253,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What MCP rules must agree on: a broad rule beside rules for single tools would make them moot.
+    /// Checks that MCP rules fit together: a broad rule would make the rules for single tools moot.
     pub(super) fn check_mcp(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
         let single = |it: &Written| matches!(&it.rule, Rule::Rpc(rule) if !rule.tool.is_empty());
         let broad = |it: &Written| {

@@ -1,4 +1,4 @@
-//! One endpoint: host, ports, protocol, and what of it can't stand together.
+//! Reads one endpoint: host, ports, protocol, and which of its fields can't stand together.
 
 use std::net::IpAddr;
 
@@ -12,11 +12,11 @@ use crate::model::{Access, Endpoint, HostPattern, PathPattern, Rewrites, is_infe
 use crate::yaml::{Node, Value};
 use crate::{Host, HostError, Protocol};
 
-/// Ports on which HTTP is what one expects.
+/// Ports on which HTTP is expected.
 const HTTP_PORTS: [u16; 4] = [80, 443, 8080, 8443];
 
-/// Hosts of inference providers: traffic to them belongs through `inference.local`, which holds the keys. One
-/// that gives each customer a host has a wildcard.
+/// Hosts of inference providers: traffic to them should go through `inference.local`, which holds the keys. A
+/// provider that gives each customer a host has a wildcard.
 const PROVIDER_HOSTS: [&str; 17] = [
     "api.openai.com",
     "api.anthropic.com",
@@ -51,7 +51,7 @@ impl Reader<'_> {
         let speaks = Speaks { protocol: protocol.flatten(), known_mcp_methods: bodies.known_mcp_methods };
         let rules = self.allow_rules(fields.get("rules"), speaks);
         let deny_rules = self.deny_rules(fields.get("deny_rules"), speaks);
-        // Whoever empties the list means that no address will do, not any.
+        // An empty list would mean that no address is allowed, not that any is.
         self.empty(
             fields.get("allowed_ips"),
             "allowed_ips",
@@ -62,7 +62,7 @@ impl Reader<'_> {
         let rewrites = self.rewrites(&fields, protocol);
         let allow_encoded_slash = self.boolean(fields.get("allow_encoded_slash")).unwrap_or(false);
 
-        // What can't be read leaves the endpoint out; its errors are said already.
+        // A part that can't be read leaves the endpoint out; its errors were reported already.
         let endpoint = Endpoint {
             host: host.map_or(Some(None), |h| h.map(Some))?,
             ports: ports?,
@@ -86,14 +86,15 @@ impl Reader<'_> {
 
     fn host(&mut self, node: &Node) -> Option<HostPattern> {
         let text = match node.value {
-            // `host: 1.5` is a number to YAML, and no host to anyone.
+            // `host: 1.5` is a number to YAML; take its text, so that the error is about the host.
             Value::Float | Value::Integer(_) => self.source_of(node).to_owned(),
             _ => self.text(node)?,
         };
         let pattern = match HostPattern::parse(&text) {
             Ok(pattern) => pattern,
             Err(error) => {
-                // What a text is says more than the first rule of hosts that it breaks.
+                // Saying what the text is (a URL, a host with a port) helps more than the first rule of hosts
+                // that it breaks.
                 let (why, help) = if text.contains('/') {
                     ("it is more".into(), Some("write the host alone, without scheme, port or path"))
                 } else if has_port(&text) {
@@ -204,7 +205,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The outer option is whether it could be read.
+    /// The outer option is `None` if the field can't be read, the inner one if there is no protocol.
     fn protocol(&mut self, node: Option<&Node>) -> Option<Option<Protocol>> {
         let Some(node) = node else { return Some(None) };
         match self.word(Some(node), &fields::ENDPOINT, "protocol")? {
@@ -233,7 +234,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The outer option of `protocol` is whether it could be read.
+    /// The outer option of `protocol` is `None` if that field couldn't be read.
     fn rewrites(&mut self, fields: &Fields<'_>, protocol: Option<Option<Protocol>>) -> Rewrites {
         let mut on = |name: &str, right: fn(Protocol) -> bool, help: &str| {
             let Some(node) = fields.get(name) else { return false };
@@ -299,7 +300,7 @@ impl Reader<'_> {
         Some(net.trunc())
     }
 
-    /// What the fields of one endpoint must agree on.
+    /// Checks that the fields of one endpoint fit together.
     fn check_endpoint(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
         let at = |name: &str| fields.get(name).unwrap_or(node);
         if endpoint.host.is_none() {
@@ -366,7 +367,7 @@ impl Reader<'_> {
     }
 
     fn check_relayed(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
-        // Without a host there is no `protocol` to add.
+        // An endpoint without a host can't have a `protocol`, so none is proposed.
         let add_protocol = match &endpoint.host {
             Some(_) => "add `protocol: rest`",
             None => "name the `host`: nothing is inspected without one",
@@ -414,15 +415,15 @@ impl Reader<'_> {
     }
 }
 
-/// The paths that an endpoint serves, if it is not for all: OpenShell writes those out as the empty text.
+/// The `path` of an endpoint, if it doesn't serve all paths; OpenShell writes "all" as the empty text.
 fn path_of<'n>(fields: &Fields<'n>) -> Option<&'n Node> {
     fields.get("path").filter(|node| !matches!(&node.value, Value::Text(text) if text.is_empty()))
 }
 
-/// Where wildcards may stand.
+/// Help on where wildcards may stand.
 const WILDCARDS: &str = "in the first label: `*.x` is one label, `**.x` one or more, `a-*.x` a part of one";
 
-/// The inference provider that a pattern names, or covers with others.
+/// The first inference provider whose hosts a pattern covers.
 fn provider_of(pattern: &HostPattern) -> Option<String> {
     let bedrock = bedrock(pattern);
     let known = PROVIDER_HOSTS.into_iter().chain([bedrock.as_str()]);
@@ -430,7 +431,7 @@ fn provider_of(pattern: &HostPattern) -> Option<String> {
     known.into_iter().find(covered).map(Into::into)
 }
 
-/// The host of Amazon's provider in the region that a pattern is for, any where it is for none.
+/// The host of Amazon's provider in the region that a pattern names, or in some region if it names none.
 fn bedrock(pattern: &HostPattern) -> String {
     let text = pattern.to_string();
     let front = text.strip_suffix(".amazonaws.com").unwrap_or_default();
@@ -446,8 +447,8 @@ fn has_port(text: &str) -> bool {
     })
 }
 
-/// Addresses of one link or of many machines, metadata services among them, which are no destination of a
-/// connection.
+/// Whether an address is link-local (as those of metadata services are), multicast or broadcast, and so no
+/// destination of a connection.
 fn is_of_the_link(addr: IpAddr) -> bool {
     match addr.to_canonical() {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_multicast() || v4.is_broadcast(),
@@ -455,17 +456,18 @@ fn is_of_the_link(addr: IpAddr) -> bool {
     }
 }
 
-/// Whether a range is of IPv4 addresses in another spelling. A shorter prefix than those spellings have holds
-/// other addresses as well.
+/// Whether a range lies within an IPv6 embedding of IPv4 addresses. A range with a prefix shorter than the
+/// embeddings have holds other addresses as well.
 fn carries_v4(net: &IpNet) -> bool {
     let IpNet::V6(net) = net else { return false };
     net.prefix_len() >= SPELT_PREFIX && Carried::of(net.addr()).is_some()
 }
 
-/// In front of the 32 bits of an IPv4 address.
+/// The length of the prefix in front of the 32 bits of an embedded IPv4 address.
 const SPELT_PREFIX: u8 = 96;
 
-/// What `allowed_ips` can't open: RFC 1122 loopback and unspecified, RFC 3927 and 4291 link-local.
+/// Ranges that `allowed_ips` can't open: RFC 1122 loopback and unspecified, RFC 3927 and 4291 link-local.
+/// Each has its address, its prefix length, and whether it is IPv4.
 const NEVER_ALLOWED: [([u8; 16], u8, bool); 6] = [
     ([127, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 8, true),
     ([169, 254, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 16, true),

@@ -9,7 +9,7 @@ use crate::model::{Binary, Endpoint, Entry};
 use crate::yaml::{Node, Value};
 use crate::{Approved, Glob};
 
-/// Programs that run whatever script they are given: naming one names every script.
+/// Programs that run any script they are given: an entry that names one covers every script.
 const INTERPRETERS: [&str; 12] =
     ["python", "python3", "node", "bun", "deno", "bash", "sh", "dash", "zsh", "perl", "ruby", "php"];
 
@@ -95,7 +95,7 @@ impl Reader<'_> {
         let allow_foreign_code = self.boolean(fields.get("allow_foreign_code")).unwrap_or(false);
         let sha256 = fields.get("sha256").map(|node| self.sha256(node));
         let path = fields.get("path").and_then(|node| self.binary_path(node, uninspected));
-        // A pin that can't be read was said to be an error; it must not become no pin.
+        // A pin that can't be read was reported; it must never be taken for no pin.
         let sha256 = sha256.map_or(Some(None), |pin| pin.map(Some))?;
         Some(Binary { path: path?, sha256, ancestors, allow_foreign_code })
     }
@@ -142,7 +142,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a binary pattern covers more or less every program there is.
+/// Whether a binary pattern covers nearly every program.
 fn is_everything(text: &str) -> bool {
     matches!(
         text,

@@ -32,7 +32,7 @@ impl Reader<'_> {
             }
             Some(Written { rule, origin: reader.origin(item.span.clone()) })
         });
-        // Once for all of them: it is the same for each.
+        // One warning for the whole list: it would be the same for each rule.
         if let Some((path, origin)) = without_extensions(&rules) {
             let message = format!("`{path}` denies itself, and not `{path}.json` or `{path}.xml`");
             let help = format!("some servers (Rails) take these for the same: deny `{path}.**` as well");
@@ -53,7 +53,7 @@ impl Reader<'_> {
         match speaks.protocol {
             Some(Protocol::Graphql) => self.graphql_rule(node).map(Rule::Graphql),
             Some(Protocol::Mcp | Protocol::JsonRpc) => self.rpc_rule(node, speaks, deny).map(Rule::Rpc),
-            // Its messages, where they are GraphQL's.
+            // A rule about messages of GraphQL over WebSocket.
             Some(Protocol::Websocket) if names_operations(node) => self.graphql_rule(node).map(Rule::Graphql),
             _ => self.http_rule(node, speaks.protocol).map(Rule::Http),
         }
@@ -147,8 +147,8 @@ impl Reader<'_> {
         out
     }
 
-    /// A pattern, or `{ any: [patterns] }`. None if it is there and can't be read: a matcher must not become
-    /// none.
+    /// Reads a pattern, or `{ any: [patterns] }`. `None` if the node can't be read: an unreadable matcher
+    /// must never be taken for no matcher.
     pub(super) fn patterns(&mut self, node: Option<&Node>) -> Option<Vec<Glob>> {
         let Some(node) = node else { return Some(Vec::new()) };
         let any = match &node.value {
@@ -186,7 +186,8 @@ fn names_operations(node: &Node) -> bool {
     pairs.iter().any(|(key, _)| is(key))
 }
 
-/// The first of some deny rules that ends in a name with which none of them denies that name's extensions.
+/// The first deny rule that ends in a name, such as `/users`, while no rule of the list denies that name with
+/// an extension, such as `/users.json`.
 fn without_extensions(rules: &[Written]) -> Option<(&PathPattern, &Origin)> {
     let all = || {
         rules.iter().filter_map(|written| match &written.rule {
@@ -195,7 +196,7 @@ fn without_extensions(rules: &[Written]) -> Option<(&PathPattern, &Origin)> {
         })
     };
     let (rule, origin) = all().filter(|(rule, _)| ends_in_a_name(rule.path.as_str())).find(|(rule, _)| {
-        // Wildcards match themselves, too.
+        // The rule's pattern serves as a path: wildcards match themselves, too.
         let extended =
             CanonicalPath::parse(&format!("{}.x", rule.path), PathOptions { allow_encoded_slash: true });
         let denies = |other: &HttpRule, path: &CanonicalPath| {
@@ -212,7 +213,7 @@ fn ends_in_a_name(pattern: &str) -> bool {
     !last.is_empty() && !last.contains(['.', '*', '?', '['])
 }
 
-/// Whether a pattern holds a lone `*`, which elsewhere crosses segments.
+/// Whether a pattern holds a lone `*`, which in other pattern languages crosses segments.
 fn crosses_elsewhere(pattern: &str) -> bool {
     pattern.replace("**", "").contains('*')
 }

@@ -32,7 +32,7 @@ impl Reader<'_> {
         filesystem
     }
 
-    /// The paths as they are listed, or those that stand where nothing is.
+    /// The listed paths, or the default ones if the section is missing.
     fn listed(&mut self, node: Option<&Node>) -> Filesystem {
         let Some(node) = node else { return default_filesystem() };
         let Some(fields) = self.object(node, &fields::FILESYSTEM) else {
@@ -74,7 +74,7 @@ impl Reader<'_> {
         Some(PathRule { path: PathBuf::from(path), optional })
     }
 
-    /// An absolute path, without dot segments, doubled and trailing slashes.
+    /// Reads an absolute path; refuses dot segments, and removes doubled and trailing slashes.
     fn absolute(&mut self, node: &Node, text: &str) -> Option<String> {
         if text.len() > MAX_PATH_BYTES {
             self.error(node, format!("the path is longer than {MAX_PATH_BYTES} bytes"));
@@ -114,7 +114,7 @@ impl Reader<'_> {
         }
         let number = text.parse::<u32>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
         if number.is_some_and(|number| number != 0) {
-            // A number of some image's: whoever wrote it wanted no root, and gets none.
+            // An id from some image. Its author wanted the agent not to run as root, and it doesn't.
             self.warning(
                 node,
                 format!("inside the sandbox there is no {what} {text}: the agent is `sandbox` (1000)"),
@@ -132,10 +132,11 @@ impl Reader<'_> {
     }
 }
 
-/// What a policy has that says nothing of files: as the default profile. With nothing at all, no program
-/// could run.
+/// The filesystem section of a policy that has none: that of the default profile. With no paths at all, no
+/// program could run.
 fn default_filesystem() -> Filesystem {
     let profile = builtin::profile(builtin::DEFAULT_PROFILE).map(builtin::Builtin::policy);
-    // A test reads every built-in file; without it there would be no file at all, and no program.
+    // A test makes sure that the built-in profile can be read. If it couldn't, the section would be empty,
+    // and no program could run.
     profile.and_then(Result::ok).map(|parsed| parsed.policy.filesystem).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Every error of a file comes out at its place, all at once; nothing is ignored.
+//! Every error of a file is reported at its place, all at once; nothing is ignored.
 
 use super::*;
 use crate::Severity;

@@ -44,8 +44,8 @@ fn paths_and_urls_are_read_and_nothing_else() {
     }
 }
 
-/// It is sent as it came, so what a rule would see another path in than a server might is nothing that can be
-/// judged.
+/// The field is sent as it came, so a value in which a rule would see another path than a server might can't
+/// be judged.
 #[test]
 fn what_a_rule_would_read_otherwise_than_a_server_is_refused() {
     for value in [
@@ -147,7 +147,8 @@ fn any_character_of_a_name_may_stand_for_a_dash() {
     assert!(!is_spelled("x-host", "x-hos-") && !is_spelled("x-host", "xxhost") && !is_spelled("te", "te-"));
 }
 
-/// Stores make such fields up by the dozen: what none of ours reads can't be judged, so it is refused.
+/// Stores invent such fields by the dozen. Those that aren't in our table can't be judged, so they are
+/// refused.
 #[test]
 fn a_field_of_the_shape_is_one_that_cant_be_read() {
     let own = canonical("/x").unwrap();

@@ -1,4 +1,4 @@
-//! The provider's doors: the key first, then the protocol by path.
+//! The provider's HTTP side: checks the key, then chooses the protocol by path.
 
 use std::time::Duration;
 
@@ -66,7 +66,8 @@ async fn answered(request: Request<Incoming>, visit: &Visit<'_>, provider: &Prov
     }
 }
 
-/// What a model does that has more on its mind than an answer; one that is only slow goes on to it.
+/// The answer of a model that misbehaves. A model that is only slow waits here, and then answers as usual
+/// (`None`).
 async fn odd(request: &Value) -> Option<Response<Body>> {
     let model = request["model"].as_str().unwrap_or_default();
     let number = |text: &str| text.parse::<u64>().ok();

@@ -86,7 +86,7 @@ async fn finish(mut sender: Sender, message: Bytes, code: &'static str) {
     }
 }
 
-/// The message's length, counted in messages of one byte.
+/// Sends as many messages of one byte as the request's message has bytes.
 async fn count(message: Bytes, mut sender: Sender) {
     // Five bytes in front: not compressed, and the length.
     for n in 0..message.len().saturating_sub(5) {
@@ -97,7 +97,8 @@ async fn count(message: Bytes, mut sender: Sender) {
     let _gone = sender.send_trailers(status("0")).await;
 }
 
-/// Every frame back at once: a client that waits for an answer before it asks again gets one.
+/// Sends every frame back at once, so that a client which waits for an answer before its next message gets
+/// one.
 async fn chat(mut body: Incoming, mut sender: Sender) {
     while let Some(Ok(frame)) = body.frame().await {
         if let Ok(data) = frame.into_data()

@@ -1,5 +1,5 @@
-//! As much of an SSH server as says that it was reached: its name, then a goodbye (RFC 4253 section 11.1)
-//! that clients show.
+//! Just enough of an SSH server to show that it was reached: its version, then a disconnect message (RFC 4253
+//! section 11.1) that clients show.
 
 use anyhow::Result;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -17,7 +17,7 @@ pub(crate) async fn serve(stream: TcpStream) -> Result<()> {
     let mut line = String::new();
     (&mut stream).take(255).read_line(&mut line).await?;
     stream.write_all(&disconnect(GOODBYE)).await?;
-    // Until the client is gone: what it says unread would make a reset of the close.
+    // Read until the client is gone: unread bytes would turn the close into a reset.
     stream.shutdown().await?;
     let mut rest = [0; 1024];
     while stream.read(&mut rest).await? > 0 {}

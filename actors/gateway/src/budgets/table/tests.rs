@@ -1,4 +1,4 @@
-//! The counts under everything that comes and goes.
+//! The counts while requests, budgets and windows come and go.
 
 use super::*;
 use proptest::prelude::*;
@@ -57,7 +57,7 @@ fn one_alone_may_have_what_is_left_and_pass_the_limit_by_itself() {
     table.settle(&last, of(50_000), 20_000);
     assert_eq!(used(&table), (20_999, 2));
     assert!(!table.admit("p", "m", of(1), NOON).unwrap_err().crowded);
-    // What uses no tokens isn't kept from it.
+    // A request that uses no tokens isn't refused.
     assert!(table.admit("p", "m", of(0), NOON).is_ok());
 }
 
@@ -66,14 +66,14 @@ fn what_may_use_more_than_is_counted_has_room_for_it_beside_others() {
     let mut table = day(1000);
     let open = Estimate { output: 50, beyond: 400, ..of(50) };
     let held: Vec<_> = (0..12).filter_map(|_| table.admit("p", "m", open, NOON).ok()).collect();
-    // Two beside each other are fine, and only what is held counts.
+    // Two at the same time are fine, and only what is held counts.
     assert_eq!((held.len(), used(&table)), (2, (200, 2)));
     assert!(table.admit("p", "m", of(1), NOON).unwrap_err().crowded);
     table.settle(&held[0], open, 500);
     assert!(table.admit("p", "m", of(1), NOON).unwrap_err().crowded, "the other may use 500, too");
     table.cancel(&held[1], open);
     assert_eq!(used(&table), (500, 1));
-    // With less than that left it is alone, or not at all.
+    // With less than that left, such a request goes alone or not at all.
     let small = table.admit("p", "m", of(100), NOON).unwrap();
     assert!(table.admit("p", "m", open, NOON).unwrap_err().crowded);
     table.settle(&small, of(100), 100);
@@ -102,7 +102,7 @@ fn a_budget_counts_what_it_names_and_all_must_have_room() {
     assert_eq!(table.admit("a", "small", of(90), NOON).unwrap().len(), 2);
     assert_eq!(table.admit("b", "small", of(90), NOON).unwrap().len(), 1);
     assert_eq!(table.admit("b", "big-x", of(90), NOON).unwrap().len(), 2);
-    // One without room holds nothing of the others.
+    // A request that one budget refuses holds nothing of the others.
     let before = table.standing();
     assert_eq!(table.admit("a", "big-y", of(1), NOON).unwrap_err().which, rows[1].0);
     assert_eq!(table.admit("a", "x", of(50), NOON).unwrap_err().which, rows[0].0);
@@ -118,7 +118,7 @@ fn a_window_gives_way_to_a_later_one_only() {
     assert_eq!(table.standing()[0].ends, NOON + 60);
     assert!(table.admit("p", "m", of(60), NOON + 59).is_err());
     assert!(table.admit("p", "m", of(60), NOON + 60).is_ok());
-    // What began in the minute before is over: it counts there.
+    // A request that began in the minute before counts there.
     table.settle(&long, of(60), 60);
     assert_eq!(used(&table), (60, 1));
     assert!(table.admit("p", "m", of(60), NOON + 30).unwrap_err().crowded);
@@ -134,7 +134,7 @@ fn other_limits_keep_the_count_and_so_does_one_that_comes_back() {
     table.settle(&hold, of(8), 9);
     table.configure(vec![(two.clone(), limits(&two, Some(10), None))], NOON);
     assert_eq!(used(&table), (9, 1));
-    // Tomorrow nobody remembers.
+    // By the next day the removed budget's count is dropped.
     table.roll(NOON + 86_400);
     assert_eq!((table.kept().len(), used(&table)), (1, (0, 0)));
     assert!(!table.is_empty());
@@ -149,7 +149,7 @@ fn what_was_held_when_it_was_killed_is_used() {
     let mut second = day(100);
     second.restore(first.kept(), NOON);
     assert_eq!(used(&second), (70, 1));
-    // Nobody is in flight: one alone may have the rest.
+    // No request is in flight: a single one may have the rest.
     assert!(second.admit("p", "m", of(70), NOON).is_ok());
     let mut later = day(100);
     later.restore(first.kept(), NOON + 86_400);
@@ -161,8 +161,8 @@ fn what_was_held_when_it_was_killed_is_used() {
 }
 
 proptest! {
-    /// Whatever comes and goes, what is used and held passes a limit by one request's at most, which was
-    /// alone.
+    /// Whatever comes and goes, used and held tokens exceed a limit by those of one request at most, which
+    /// was alone when it was admitted.
     #[test]
     fn limits_hold(steps in proptest::collection::vec((0u8..4, 1u64..400), 1..200)) {
         let mut table = day(1000);

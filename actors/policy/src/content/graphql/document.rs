@@ -1,8 +1,8 @@
 //! Executable GraphQL documents (<https://spec.graphql.org/October2021/>), read strictly: operations,
 //! fragments, root fields.
 //!
-//! What is below the root is checked for form and forgotten. Type definitions, descriptions, byte order marks
-//! and the odd line separators that some parsers take for line ends are refused. Tokens and depth are
+//! What stands below the root is checked for syntax and not kept. Type definitions, descriptions, byte order
+//! marks and the unusual separators that some parsers take for line ends are refused. Tokens and depth are
 //! bounded.
 
 use super::OperationKind;
@@ -28,7 +28,8 @@ pub(crate) struct Definition<'a> {
     pub(crate) roots: Vec<Root<'a>>,
 }
 
-/// What stands at the root of an operation or fragment; inline fragments are part of where they stand.
+/// A selection at the root of an operation or fragment. The selections of an inline fragment count as those
+/// of the set that holds it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Root<'a> {
     Field(&'a str),
@@ -79,14 +80,14 @@ struct Reader<'a> {
     next: Token<'a>,
     tokens: usize,
     depth: usize,
-    /// Where variables are declared, and none can be used yet.
+    /// Whether the parser is in variable definitions, where values must be constant.
     constant: bool,
 }
 
 impl<'a> Reader<'a> {
     // Tokens.
 
-    /// Takes the next token and looks at the one behind it.
+    /// Takes the next token and reads the one behind it as the look-ahead.
     fn advance(&mut self) -> Read<Token<'a>> {
         self.tokens += 1;
         if self.tokens > MAX_GRAPHQL_TOKENS {
@@ -324,7 +325,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `{ … }`. At the root, what stands there is noted.
+    /// `{ … }`. At the root, the selections are collected in `roots`.
     fn selections(&mut self, mut roots: Option<&mut Vec<Root<'a>>>) -> Read<()> {
         self.expect(b'{')?;
         loop {
@@ -394,7 +395,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]
-        /// Whatever we read, another parser reads too, and the same.
+        /// Whatever our parser accepts, another parser accepts too, and reads the same.
         #[test]
         fn never_more_lenient_than_another_parser(
             text in "(query|mutation|fragment|on|F|a|b|\\{|\\}|\\{ a|\\}|\\(|\\)|x: 1|x: \"\\}\"|\\$v|: Int|:|\\[|\\]|\\.\\.\\.|\\.\\.\\. F|@d|!|=|-1|#c\\n|,|\"\"\"s\"\"\"| ){0,16}"
