@@ -1,6 +1,6 @@
 //! The policy: what an agent may reach and touch, as the operator wrote it; here it is checked and compiled.
 //!
-//! [`parse`] reads a file into a [`Policy`] (and reports every error at once), [`compose`] adds presets to
+//! [`parse`] reads a file into a [`Policy`] (and reports every error at once), [`compose()`] adds presets to
 //! it, and [`Compiled`] is the matcher made from the result. It answers [`Compiled::connect`] and
 //! [`Compiled::request`] without a lock or an allocation, and [`Compiled::explain`] gives its reasons. A
 //! [`Store`] holds the [`Generation`] in force; a [`Loader`] replaces it; the [`actor`] calls the loader when

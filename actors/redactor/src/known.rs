@@ -45,7 +45,7 @@ impl Found {
 struct Needle {
     form: Zeroizing<Vec<u8>>,
     kind: Arc<str>,
-    /// How many of its first bytes may be found out without being counted as a guess ([`public`]).
+    /// How many of its first bytes may be found out without being counted as a guess ([`crate::public`]).
     told: usize,
 }
 

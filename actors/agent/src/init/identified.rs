@@ -1,8 +1,8 @@
 //! Identifies processes while a question is answered: each is opened, with one descriptor per program, and at
 //! the end all are checked to be still who they were.
 //!
-//! Names are never identity; only the opened executable is. What a process holds is for [`super::holders`] to
-//! find.
+//! Names are never identity; only the opened executable is. What a process holds is for
+//! [`super::holders`](mod@super::holders) to find.
 
 use super::holders::Found;
 use super::process::{Opened, Stat, is_gone};

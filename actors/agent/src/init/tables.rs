@@ -10,9 +10,9 @@
 //! ([`super::asleep`]).
 //!
 //! A process keeps its table as long as any of its threads does: one that was gone at the end of its list is
-//! looked for at the other threads ([`super::threads`]). [`super::holders`] says who holds what is found
-//! here. Must never pass over a table: if one can't be looked through, the sockets that may be in it are
-//! refused.
+//! looked for at the other threads ([`super::threads`]). [`super::holders`](mod@super::holders) says who
+//! holds what is found here. Must never pass over a table: if one can't be looked through, the sockets that
+//! may be in it are refused.
 
 use super::asleep::{Asleep, Table};
 use super::connects::socket_inode;

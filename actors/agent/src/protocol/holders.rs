@@ -19,7 +19,8 @@ pub struct Holder {
 /// Who made a connection, as noted at its connect(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Connector {
-    /// Connects are not noted here: the control is missing ([`Control::ConnectNotify`], best effort only).
+    /// Connects are not noted here: the control is missing ([`crate::control::Control::ConnectNotify`], best
+    /// effort only).
     Unwatched,
     /// No note: the connection was made in a way that init doesn't see, or by two processes, or over a minute
     /// ago.

@@ -5,7 +5,7 @@
 //! policy::Destination ── Resolver ──> every address judged ──> [JudgedAddr] ── dial ──> Connected
 //!        name, once        (Lookup)       ranges × rule × own addresses         peer compared
 //! ```
-//! A [`JudgedAddr`] can be made by this module alone, and [`dial`] takes nothing else: nothing is dialled
+//! A [`JudgedAddr`] can be made by this module alone, and [`dial()`] takes nothing else: nothing is dialled
 //! that was not judged. One forbidden answer among several refuses the whole name, so that a resolver an
 //! attacker feeds can't mix good addresses with bad ones. The module never reads policy files and never looks
 //! at requests.

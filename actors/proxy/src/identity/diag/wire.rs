@@ -15,7 +15,7 @@ const HEADER: usize = 16;
 /// `struct inet_diag_req_v2`: u8 family, u8 protocol, u8 extensions, u8 padding, u32 states, then the socket
 /// id.
 const REQUEST: usize = HEADER + 8 + SOCKET_ID;
-/// `struct inet_diag_sockid`: be16 ports, be32[4] addresses (twice each), u32 interface, u32[2] cookie.
+/// `struct inet_diag_sockid`: be16 ports, be32\[4\] addresses (twice each), u32 interface, u32\[2\] cookie.
 const SOCKET_ID: usize = 48;
 /// `struct inet_diag_msg`: u8 family, u8 state, u8 timer, u8 retransmissions, the socket id, then u32 expiry,
 /// receive queue, send queue, user, inode.
