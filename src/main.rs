@@ -29,11 +29,11 @@ mod steps;
 mod users;
 mod waits;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsString};
 use std::process::ExitCode;
 
-/// First argument of the supervisor.
-pub const SUPERVISOR_ROLE: &CStr = c"__supervisor";
+/// All arguments of the supervisor: its title, since anybody who sees a process sees its command line.
+pub const SUPERVISOR_ROLE: &CStr = c"cofferdam: supervisor";
 /// First argument of the demo's agent, inside its sandbox.
 pub const DEMO_AGENT_ROLE: &CStr = c"__demo-agent";
 
@@ -42,11 +42,14 @@ compile_error!("a panic must reach the supervisor as one actor's failure: build 
 
 fn main() -> ExitCode {
     steps::begin();
-    let first = std::env::args_os().nth(1).unwrap_or_default();
-    let is = |role: &CStr| first.as_encoded_bytes() == role.to_bytes();
-    let code = if is(SUPERVISOR_ROLE) {
+    let mut arguments = std::env::args_os();
+    let (title, first) = (arguments.next(), arguments.next());
+    let is = |argument: &Option<OsString>, role: &CStr| {
+        argument.as_ref().is_some_and(|text| text.as_encoded_bytes() == role.to_bytes())
+    };
+    let code = if is(&title, SUPERVISOR_ROLE) && first.is_none() {
         compose::main()
-    } else if is(DEMO_AGENT_ROLE) {
+    } else if is(&first, DEMO_AGENT_ROLE) {
         demo::agent_main()
     } else {
         cli::main()

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -33,9 +34,13 @@ const KILLED: &[&str] =
 /// The demo's agent attacks every wall, and so must not run outside a sandbox; nor may a supervisor run
 /// without its heart.
 fn what_is_a_part_of_it_alone_does_nothing(stage: &Stage) -> Result<()> {
-    for role in ["__demo-agent", "__supervisor"] {
+    for role in ["__demo-agent", "cofferdam: supervisor"] {
         let mut command = stage.command(stage.binary());
-        command.arg(role);
+        // The one by its first argument, the other by its title.
+        match role.starts_with("__") {
+            true => command.arg(role),
+            false => command.arg0(role),
+        };
         let done = finish(command, NEVER)?.expect_code(125)?;
         ensure!(
             done.out().is_empty() && done.err().lines().count() == 1,

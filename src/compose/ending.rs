@@ -10,7 +10,7 @@ use agent::wire::WireError;
 use nix::libc;
 use supervision::Outcome;
 use telemetry::audit::SandboxChange;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::LAST_SAID;
 use super::another_cage;
@@ -63,22 +63,24 @@ pub async fn wait_for_end(
             None => std::future::pending().await,
         }
     };
+    let (told_to_stop, stopping) = watch::channel(false);
     let over = async {
-        let last = desk.agents.all_over().await;
-        if desk.plan.mode == Mode::Service && !desk.stopping.load(Ordering::Relaxed) {
-            // A service stays when its agents are over, so that they can be looked at and restarted.
-            std::future::pending::<()>().await;
+        if desk.plan.mode == Mode::Service {
+            // A service stays when its agents are over, so that they can be looked at and restarted. One that
+            // was told to stop ends with them.
+            let _ = stopping.clone().wait_for(|told| *told).await;
+            desk.agents.all_over().await;
+            return End::Over { code: 0, message: None };
         }
-        last
+        let last = desk.agents.all_over().await;
+        let code = last.last_exit.and_then(|exit| u8::try_from(exit.code()).ok()).unwrap_or(REFUSED);
+        End::Over { code, message: last.refused }
     };
     tokio::pin!(escalated, over);
     loop {
         tokio::select! {
             why = &mut escalated => return End::Escalated(why),
-            last = &mut over => {
-                let code = last.last_exit.and_then(|exit| u8::try_from(exit.code()).ok()).unwrap_or(REFUSED);
-                return End::Over { code, message: last.refused };
-            }
+            end = &mut over => return end,
             Some(grace) = told_to_end.recv() => stop_agents(desk, grace),
             heard = heart.hear() => match heard {
                 Ok(ToSupervisor::Signal(libc::SIGTERM)) => stop_agents(desk, STOP_GRACE),
@@ -96,19 +98,16 @@ pub async fn wait_for_end(
                 Err(_) => return End::HeartGone,
             },
         }
-        if desk.stopping.load(Ordering::Relaxed) && desk.plan.mode == Mode::Service {
-            // A service that was told to stop ends with its agents.
-            desk.agents.all_over().await;
-            return End::Over { code: 0, message: None };
-        }
+        told_to_stop.send_if_modified(|told| {
+            !std::mem::replace(told, desk.stopping.load(Ordering::Relaxed)) && *told
+        });
     }
 }
 
-/// Ends the agents in a background task. [`wait_for_end`] sees their end as it sees any other.
+/// Ends the agents in a background task. [`wait_for_end`] sees their end as it sees any other. Told again, it
+/// ends them by the grace of then, if that is over sooner.
 fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
-    if desk.stopping.swap(true, Ordering::Relaxed) {
-        return;
-    }
+    desk.stopping.store(true, Ordering::Relaxed);
     let desk = Arc::clone(desk);
     tokio::spawn(async move { desk.agents.stop(grace, desk.tree.get()).await });
 }
@@ -173,6 +172,17 @@ pub async fn given_up(heart: &HeartLine, why: Refused) -> Refused {
 
 async fn until_it_is_gone(heart: &HeartLine) {
     while heart.hear().await.is_ok() {}
+}
+
+/// Records that the sandbox was ended without its agents having been stopped in order: by a heart that waits
+/// no longer, or by the heart's death. What the disk takes of that within a moment is all that there is time
+/// for.
+pub async fn cut_off(desk: &Desk) {
+    desk.stores.audit.ends();
+    let why = Some("ended by force".to_owned());
+    records::sandbox(&desk.stores.audit.sink(), SandboxChange::Stopped, &desk.plan.name, why);
+    desk.stores.audit.flush(LAST_SAID).await;
+    clean_up();
 }
 
 /// Removes the sockets, which must not outlive the sandbox. If the heart was killed, no other process may be

@@ -162,7 +162,7 @@ async fn supervise() -> Result<(), Refused> {
         // The heart starts another supervisor; the agents go on.
         End::Escalated(why) => Err(ending::given_up(&heart, why.into()).await),
         End::HeartGone => {
-            ending::clean_up();
+            ending::cut_off(&desk).await;
             Ok(())
         }
         End::Over { code, message } => Ok(ending::close(&desk, &heart, code, message).await?),

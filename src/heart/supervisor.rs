@@ -53,7 +53,7 @@ impl Heart {
         };
         let (ours, theirs) = wire::pair().map_err(broken)?;
         let wire = Wire::new(ours).map_err(broken)?;
-        let argv = [c"cofferdam: supervisor".to_owned(), crate::SUPERVISOR_ROLE.to_owned()];
+        let argv = [crate::SUPERVISOR_ROLE.to_owned()];
         let env = self.environment();
         let child = launch::exec_supervisor(&SupervisorSpec {
             executable: self.executable.as_fd(),
