@@ -61,6 +61,7 @@ fn main() -> ExitCode {
             init_or_heart.alone().within(ROW),
             crash_needs_permission,
             an_agent_that_stays_down_is_told,
+            a_stop_is_heard_out_and_can_be_cut_short,
             an_agent_that_is_silent_is_started_again,
         ],
     )
@@ -384,6 +385,55 @@ fn an_agent_that_stays_down_is_told(stage: &Stage) -> Result<()> {
     let said = sandbox.heart().err();
     ensure!(said.lines().filter(|line| line.contains(&mend)).count() == 1, "{said}");
     Ok(())
+}
+
+/// While an agent takes its time to end, its supervisor hears of its heart's death, of a stop that gives less
+/// time, and of a second Ctrl-C.
+fn a_stop_is_heard_out_and_can_be_cut_short(stage: &Stage) -> Result<()> {
+    let start = || {
+        let name = stage.name();
+        let script = "trap '' TERM INT; echo deaf; while :; do sleep 0.2; done";
+        let config = format!(
+            "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents:\n  main: {{ command: [sh, -c, \"{script}\"] }}\n"
+        );
+        let file = stage.write("deaf.yaml", config)?.display().to_string();
+        let running = stage.start(stage.cofferdam(["up", "-f", &file]))?;
+        poll("the agent to be deaf", PATIENCE, || {
+            let said = stage.call(&["logs", &name]).ok()?;
+            said.out().contains("deaf").then_some(())
+        })?;
+        Ok::<_, anyhow::Error>((name, running))
+    };
+    // Longer than anybody here waits.
+    let stopping = |name: &str| {
+        let stop = stage.start(stage.cofferdam(["stop", name, "--grace", "10m"]))?;
+        poll("the stop to begin", PATIENCE, || {
+            let status = stage.json(&["status", name, "--json"]).ok()?;
+            (status["state"] == "stopping").then_some(())
+        })?;
+        Ok::<_, anyhow::Error>(stop)
+    };
+    let (name, heart) = start()?;
+    let stop = stopping(&name)?;
+    heart.signal(Signal::SIGKILL)?;
+    stop.finish(PATIENCE)?;
+    heart.finish(PATIENCE)?;
+    poll("everything of it to end", SANDBOX_GONE, || stage.cofferdam_processes().is_empty().then_some(()))?;
+
+    let (name, heart) = start()?;
+    let stop = stopping(&name)?;
+    stage.call(&["stop", &name, "--grace", "0s"])?.expect_code(0)?;
+    stop.finish(PATIENCE)?.expect_code(0)?;
+    heart.finish(PATIENCE)?.expect_code(0)?;
+
+    let (name, heart) = start()?;
+    for _ in 0..2 {
+        heart.signal(Signal::SIGINT)?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    heart.finish(PATIENCE)?.expect_code(130)?;
+    let forced = [("kind", "sandbox"), ("change", "stopped"), ("detail", "ended by force")];
+    common::ensure_audited(stage, &name, &forced)
 }
 
 /// A server that answers until the workspace holds `hang`, then never again; on SIGTERM it exits with 0.

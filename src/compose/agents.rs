@@ -230,7 +230,8 @@ impl Agents {
                 tracing::warn!("{}", stays_down(self.service.as_deref(), &agent.name, &failure.to_string()));
             }
             Happened::Started { .. } => {
-                // The actor of an agent that gave up under an earlier supervisor starts, too, to find it over.
+                // The actor of an agent that gave up under an earlier supervisor starts, too, to find it
+                // over.
                 agent.condition.send_if_modified(|now| !now.over && std::mem::take(&mut now.gave_up));
             }
             _ => {}

@@ -75,8 +75,8 @@ fn children(pid: i32) -> usize {
     listed.split_whitespace().count()
 }
 
-/// A session ends with its sandbox, whoever ends that, and its client has the exit code of its process: by the
-/// signal that ended it.
+/// A session ends with its sandbox, whoever ends that, and its client has the exit code of its process: by
+/// the signal that ended it.
 pub fn a_session_ends_with_its_sandbox(stage: &Stage) -> Result<()> {
     const SIGHUP: i32 = 129;
     const SIGKILL: i32 = 137;

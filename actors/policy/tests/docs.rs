@@ -43,8 +43,8 @@ fn the_json_schema_is_the_codes() {
     current(&root().join("policies/policy.schema.json"), &text);
 }
 
-/// ```yaml blocks are read as they stand, after what makes a policy of a part of one; `yaml error` blocks must be refused,
-/// `yaml preset` blocks are presets.
+/// Blocks of `yaml` are read as they stand, after what makes a policy of a part of one; `yaml error` blocks
+/// must be refused, `yaml preset` blocks are presets.
 #[test]
 fn every_yaml_example_is_what_it_says() {
     let text = std::fs::read_to_string(root().join("docs/policy.md")).unwrap();

@@ -88,8 +88,8 @@ impl Rules {
             ruleset = ruleset.scope(Scope::from_all(NEWEST))?;
         }
         let mut rules = Making { ruleset: ruleset.create()? };
-        // The root may be listed: every tour begins with `ls /`, and it holds only what the policy shows, whose
-        // existence is no secret.
+        // The root may be listed: every tour begins with `ls /`, and it holds only what the policy shows,
+        // whose existence is no secret.
         rules.allow_own("/", make_bitflags!(AccessFs::{ReadDir}))?;
         for path in ALWAYS_READABLE {
             rules.allow_own(path, readable())?;
