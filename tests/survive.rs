@@ -390,8 +390,9 @@ fn an_agent_that_stays_down_is_told(stage: &Stage) -> Result<()> {
 /// While an agent takes its time to end, its supervisor hears of its heart's death, of a stop that gives less
 /// time, and of a second Ctrl-C.
 fn a_stop_is_heard_out_and_can_be_cut_short(stage: &Stage) -> Result<()> {
-    let start = || {
-        let name = stage.name();
+    // Each by a name of its own: a log outlives its sandbox.
+    let start = |name: &str| {
+        let name = format!("{}-{name}", stage.name());
         let script = "trap '' TERM INT; echo deaf; while :; do sleep 0.2; done";
         let config = format!(
             "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents:\n  main: {{ command: [sh, -c, \"{script}\"] }}\n"
@@ -410,23 +411,24 @@ fn a_stop_is_heard_out_and_can_be_cut_short(stage: &Stage) -> Result<()> {
         poll("the stop to begin", PATIENCE, || {
             let status = stage.json(&["status", name, "--json"]).ok()?;
             (status["state"] == "stopping").then_some(())
-        })?;
+        })
+        .with_context(|| stop.err())?;
         Ok::<_, anyhow::Error>(stop)
     };
-    let (name, heart) = start()?;
+    let (name, heart) = start("killed")?;
     let stop = stopping(&name)?;
     heart.signal(Signal::SIGKILL)?;
     stop.finish(PATIENCE)?;
     heart.finish(PATIENCE)?;
     poll("everything of it to end", SANDBOX_GONE, || stage.cofferdam_processes().is_empty().then_some(()))?;
 
-    let (name, heart) = start()?;
+    let (name, heart) = start("hurried")?;
     let stop = stopping(&name)?;
     stage.call(&["stop", &name, "--grace", "0s"])?.expect_code(0)?;
     stop.finish(PATIENCE)?.expect_code(0)?;
     heart.finish(PATIENCE)?.expect_code(0)?;
 
-    let (name, heart) = start()?;
+    let (name, heart) = start("interrupted")?;
     for _ in 0..2 {
         heart.signal(Signal::SIGINT)?;
         std::thread::sleep(Duration::from_millis(200));
