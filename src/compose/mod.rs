@@ -27,6 +27,7 @@ mod health;
 mod identities;
 mod interrupts;
 mod log;
+mod lost;
 mod news;
 pub mod outward;
 mod questions;

@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::agents::Agents;
+use super::lost::LostLogs;
 use crate::plan::Plan;
 
 /// Returns the function that records a binary whose content differs from its first use.
@@ -131,7 +132,10 @@ pub fn told(noted: Result<RecordId, AuditUnavailable>) {
 }
 
 /// Counts what the redactor masks as metrics, and warns of what it loses.
-pub struct Redactions;
+#[derive(Default)]
+pub struct Redactions {
+    lost: LostLogs,
+}
 
 impl redactor::pump::Observer for Redactions {
     fn on_hits(&self, kind: &str, count: u64) {
@@ -139,7 +143,7 @@ impl redactor::pump::Observer for Redactions {
     }
 
     fn on_log_lost(&self, agent: &str, bytes: u64) {
-        tracing::warn!(agent, bytes, "the agent's log could not be written");
+        self.lost.lose(agent, bytes);
     }
 }
 

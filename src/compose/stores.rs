@@ -106,7 +106,8 @@ impl Ready {
         let named =
             keys.iter().map(|(reference, key)| (crate::plan::mark_of(reference).to_owned(), key.clone()));
         let known = named.chain(outward::password(plan.into(), &keys));
-        let redactor = SharedRedactor::watched(Redactor::new(known)?, Arc::new(super::records::Redactions));
+        let redactor =
+            SharedRedactor::watched(Redactor::new(known)?, Arc::<super::records::Redactions>::default());
         let credentials = Arc::new(credentials(plan, &keys)?);
         let recorder = Recorder::install()?;
         let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())?;

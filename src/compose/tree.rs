@@ -99,7 +99,7 @@ pub fn spec(
     let redactor = redactor::actor::RedactorArguments {
         streams: stores.streams.clone(),
         redactor: stores.redactor.clone(),
-        observer: Arc::new(super::records::Redactions),
+        observer: Arc::<super::records::Redactions>::default(),
     };
     let proxy =
         proxy::actor::Arguments { deps: Arc::clone(&stores.proxy), listeners, captured, names: Some(names) };

@@ -97,7 +97,9 @@ pub fn actor_restarted(actor: &str) {
 /// Whether an agent process runs. `agent` is its name in the configuration.
 pub fn agent_up(agent: &str, up: bool) {
     gauge!(names::AGENT_UP, "agent" => agent.to_owned()).set(f64::from(u8::from(up)));
+    // So that these series are there, at 0, before what they count.
     counter!(names::AGENT_RESTARTS, "agent" => agent.to_owned()).increment(0);
+    counter!(names::LOG_LOST, "agent" => agent.to_owned()).increment(0);
 }
 
 /// Whether an agent answers its health check.
@@ -108,6 +110,11 @@ pub fn agent_healthy(agent: &str, healthy: bool) {
 /// An agent process was restarted.
 pub fn agent_restarted(agent: &str) {
     counter!(names::AGENT_RESTARTS, "agent" => agent.to_owned()).increment(1);
+}
+
+/// Bytes that an agent's log has lost.
+pub fn log_lost(agent: &str, bytes: u64) {
+    counter!(names::LOG_LOST, "agent" => agent.to_owned()).increment(bytes);
 }
 
 /// How often the heart has restarted the supervisor process. Set once at start, since counters begin at 0 in

@@ -42,6 +42,7 @@ pub(super) const ACTOR_RESTARTS: &str = "cofferdam_actor_restarts_total";
 pub(super) const AGENT_UP: &str = "cofferdam_agent_up";
 pub(super) const AGENT_HEALTHY: &str = "cofferdam_agent_healthy";
 pub(super) const AGENT_RESTARTS: &str = "cofferdam_agent_restarts_total";
+pub(super) const LOG_LOST: &str = "cofferdam_log_lost_bytes_total";
 pub(super) const SUPERVISOR_RESTARTS: &str = "cofferdam_supervisor_restarts_total";
 pub(super) const POLICY_GENERATION: &str = "cofferdam_policy_generation";
 pub(super) const POLICY_RELOADS: &str = "cofferdam_policy_reloads_total";
@@ -82,6 +83,12 @@ pub const TABLE: &[Metric] = &[
         "1 while the agent answers its health check, 0 while it doesn't; of agents that have one.",
     ),
     metric(AGENT_RESTARTS, Kind::Counter, &["agent"], "How often the agent process was restarted."),
+    metric(
+        LOG_LOST,
+        Kind::Counter,
+        &["agent"],
+        "Bytes of the agent's output that its log lost, because the disk took none.",
+    ),
     metric(SUPERVISOR_RESTARTS, Kind::Counter, &[], "How often the supervisor process was restarted."),
     metric(POLICY_GENERATION, Kind::Gauge, &[], "The number of the policy generation in force."),
     metric(POLICY_RELOADS, Kind::Counter, &["result"], "Policy reloads, by what came of them."),

@@ -87,6 +87,7 @@ mod tests {
             agent_up("main", true);
             agent_healthy("main", true);
             agent_restarted("main");
+            log_lost("main", 9);
             supervisor_restarts(2);
             policy_generation(3);
             policy_reload(PolicyResult::Loaded);
