@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body as _;
@@ -209,6 +210,8 @@ pub struct Known {
     pub policy: Option<Arc<str>>,
     /// Names of the credentials that the request carries.
     pub credentials: Vec<SmolStr>,
+    /// How long the request was held for the operator: a person's time, which no decision of ours takes.
+    pub held: Duration,
 }
 
 impl Known {
@@ -225,6 +228,7 @@ impl Known {
             generation: None,
             policy: None,
             credentials: Vec::new(),
+            held: Duration::ZERO,
         }
     }
 

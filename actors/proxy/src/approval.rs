@@ -10,6 +10,7 @@
 //! meanwhile, the operator is asked again.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use policy::{
@@ -226,11 +227,13 @@ async fn held(
         let program = &unnamed.caller.executable;
         let again = asked_by.replace(program.clone()).is_some_and(|before| before == *program);
         let asked = operator.ask(Question { again, ..question(intent, exchange, &unnamed) });
+        let since = Instant::now();
         let word = tokio::select! {
             word = asked => word,
             // The new generation may name the request.
             _ = newer(&mut generations, unnamed.generation.number) => Word::Again,
         };
+        known.held += since.elapsed();
         if let Some(refusal) = refusal(&word, &unnamed.denial) {
             return Err(refusal);
         }

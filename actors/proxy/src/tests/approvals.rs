@@ -53,9 +53,12 @@ async fn a_request_waits_for_the_word_and_one_word_lets_one_through() {
     assert_eq!((&*question.method, &*question.path, question.generation), ("GET", "/a", 1));
     assert_eq!(&*question.program.path, super::bed::AGENT);
     assert_eq!(raw.seen(), "", "nothing before the word");
+    let thinks = std::time::Duration::from_millis(50);
+    tokio::time::sleep(thinks).await;
     tell.send(Word::Once).unwrap();
     let head = read_head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(*bed.journal.held.lock().unwrap() >= thinks);
     assert!(raw.seen().starts_with("GET /a?secret=1 "), "{}", raw.seen());
     // The operator is asked anew about the next request on the same connection.
     let mut body = [0; 2];

@@ -346,6 +346,8 @@ pub struct Recorded {
     names: Mutex<Vec<String>>,
     /// Names of the credentials that were sent, in order.
     pub carried: Mutex<Vec<String>>,
+    /// How long what was decided last had been held for the operator.
+    pub held: Mutex<Duration>,
     pub full: AtomicBool,
 }
 
@@ -384,6 +386,7 @@ impl Journal for Recorded {
             Verdict::Deny(refusal) => format!("deny {}", refusal.code()),
         };
         let known = decision.known;
+        *self.held.lock().unwrap() = known.held;
         if let Verdict::Deny(refusal) = decision.verdict {
             let binary = known.binary().map_or("-", |binary| &**binary);
             let policy = refusal.policy(known).unwrap_or("-");

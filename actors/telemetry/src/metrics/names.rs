@@ -98,7 +98,7 @@ pub const TABLE: &[Metric] = &[
         &["layer", "verdict", "policy"],
         "Decisions about connections and requests, by layer, verdict and policy entry.",
     ),
-    metric(DECISION_SECONDS, Kind::Histogram, &[], "Time from a parsed request to its verdict."),
+    metric(DECISION_SECONDS, Kind::Histogram, &[], "Time from a parsed request to its verdict, without the time that it was held for the operator."),
     metric(PROXY_CONNECTIONS, Kind::Gauge, &[], "Connections of the sandbox open in the proxy."),
     metric(
         PROXY_BYTES,
