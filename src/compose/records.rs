@@ -3,9 +3,11 @@
 //!
 //! Every function here turns one crate's report into an audit event and a metric, and decides nothing.
 
+use std::collections::HashMap;
+
 use agent::protocol::ExitStatus;
 use proxy::identity::Changed;
-use supervision::{Event as Happened, Report};
+use supervision::{Event as Happened, Failure, Report};
 use telemetry::audit::{
     ActorChange, AuditUnavailable, Event, IdentityChange, PolicyResult, RecordId, SandboxChange, Sink, Text,
 };
@@ -34,10 +36,13 @@ pub fn binary_changed(sink: Sink) -> impl Fn(&Changed) + Send + Sync + 'static {
 
 /// Records what the supervision tree reports, until the tree is gone. Passes each report on to `agents`.
 pub async fn reports(mut reports: broadcast::Receiver<Report>, sink: Sink, agents: Agents) {
+    let mut told = Told::default();
     loop {
         match reports.recv().await {
             Ok(report) => {
-                one(&report, &sink);
+                if let Some(event) = told.one(&report) {
+                    record(&sink, event);
+                }
                 agents.hear(&report);
             }
             Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "supervision reports were missed"),
@@ -46,39 +51,68 @@ pub async fn reports(mut reports: broadcast::Receiver<Report>, sink: Sink, agent
     }
 }
 
-fn one(report: &Report, sink: &Sink) {
-    let actor = report.path.as_str();
-    // An agent's starts and ends are recorded where its exit code is known. Only here it is known that the
-    // agent won't be started again.
-    if actor.starts_with("agents/") && !matches!(report.event, Happened::GaveUp { .. }) {
-        return;
-    }
-    let event = |change, failure: Option<String>, restarts| Event::Actor {
-        name: actor.into(),
-        change,
-        failure: failure.map(Text::from),
-        restarts,
-    };
-    match &report.event {
-        Happened::Started { restarts, .. } => {
-            metrics::actor_up(actor, true);
-            if *restarts > 0 {
+/// What the tree has reported so far.
+#[derive(Default)]
+struct Told {
+    /// How often each actor has come up again, by its path: the report that one is given up doesn't say it.
+    restarts: HashMap<String, u64>,
+}
+
+impl Told {
+    /// Sets the metrics by a report, and returns what is to be put on record of it.
+    fn one(&mut self, report: &Report) -> Option<Event> {
+        let actor = report.path.as_str();
+        if let Happened::Started { restarts, .. } = report.event {
+            self.restarts.insert(actor.to_owned(), restarts);
+        }
+        let event = |change, failure: Option<String>, restarts| Event::Actor {
+            name: actor.into(),
+            change,
+            failure: failure.map(Text::from),
+            restarts,
+        };
+        let gave_up = |failure: &Failure| {
+            let restarts = self.restarts.get(actor).copied().unwrap_or_default();
+            event(ActorChange::GaveUp, Some(failure.to_string()), restarts)
+        };
+        // An agent's starts and ends are recorded where its exit code is known. Only here it is known that the
+        // agent won't be started again.
+        if let Some(agent) = actor.strip_prefix("agents/") {
+            return match &report.event {
+                Happened::Started { .. } => {
+                    metrics::agent_gave_up(agent, false);
+                    None
+                }
+                Happened::GaveUp { failure } => {
+                    metrics::agent_gave_up(agent, true);
+                    Some(gave_up(failure))
+                }
+                _ => None,
+            };
+        }
+        match &report.event {
+            Happened::Started { restarts, .. } => {
+                metrics::actor_up(actor, true);
+                if *restarts == 0 {
+                    return None;
+                }
                 metrics::actor_restarted(actor);
-                record(sink, event(ActorChange::Restarted, None, *restarts));
+                Some(event(ActorChange::Restarted, None, *restarts))
             }
-        }
-        Happened::Failed { failure, .. } => {
-            metrics::actor_up(actor, false);
-            record(sink, event(ActorChange::Failed, Some(failure.to_string()), 0));
-        }
-        Happened::GaveUp { failure } => {
-            if !actor.starts_with("agents/") {
+            Happened::Failed { failure, .. } => {
                 metrics::actor_up(actor, false);
+                Some(event(ActorChange::Failed, Some(failure.to_string()), 0))
             }
-            record(sink, event(ActorChange::GaveUp, Some(failure.to_string()), 0));
+            Happened::GaveUp { failure } => {
+                metrics::actor_up(actor, false);
+                Some(gave_up(failure))
+            }
+            Happened::Stopped { .. } | Happened::Removed => {
+                metrics::actor_up(actor, false);
+                None
+            }
+            _ => None,
         }
-        Happened::Stopped { .. } | Happened::Removed => metrics::actor_up(actor, false),
-        _ => {}
     }
 }
 
@@ -176,5 +210,28 @@ fn in_force(store: &policy::Store, result: PolicyResult, detail: Option<String>)
         result,
         sha256: Some(hex::encode(now.sha256).into()),
         detail: detail.map(Text::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gave_up_says_how_often_it_was_started_again() {
+        let mut told = Told::default();
+        let mut hear = |path: &str, event| told.one(&Report { path: path.into(), at_unix_ms: 0, event });
+        for path in ["agents/a", "proxy"] {
+            let started = |restarts| Happened::Started { took_ms: 1, restarts };
+            assert!(hear(path, started(0)).is_none());
+            assert_eq!(hear(path, started(3)).is_some(), path == "proxy", "an agent's starts are on record");
+            let failure = Failure::Failed { message: "exit code 1".into() };
+            let gave_up = hear(path, Happened::GaveUp { failure });
+            let expected = (path, ActorChange::GaveUp, 3);
+            let Some(Event::Actor { name, change, restarts, .. }) = gave_up else { panic!("{gave_up:?}") };
+            assert_eq!((&*name, change, restarts), expected);
+        }
+        let stopped = hear("agents/a", Happened::Stopped { reason: None });
+        assert!(stopped.is_none());
     }
 }

@@ -102,6 +102,11 @@ pub fn agent_up(agent: &str, up: bool) {
     counter!(names::LOG_LOST, "agent" => agent.to_owned()).increment(0);
 }
 
+/// Whether an agent's restarts are used up. One that ended as configured hasn't given up.
+pub fn agent_gave_up(agent: &str, gave_up: bool) {
+    gauge!(names::AGENT_GAVE_UP, "agent" => agent.to_owned()).set(f64::from(u8::from(gave_up)));
+}
+
 /// Whether an agent answers its health check.
 pub fn agent_healthy(agent: &str, healthy: bool) {
     gauge!(names::AGENT_HEALTHY, "agent" => agent.to_owned()).set(f64::from(u8::from(healthy)));

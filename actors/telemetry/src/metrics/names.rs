@@ -40,6 +40,7 @@ pub(super) const BUILD_INFO: &str = "cofferdam_build_info";
 pub(super) const ACTOR_UP: &str = "cofferdam_actor_up";
 pub(super) const ACTOR_RESTARTS: &str = "cofferdam_actor_restarts_total";
 pub(super) const AGENT_UP: &str = "cofferdam_agent_up";
+pub(super) const AGENT_GAVE_UP: &str = "cofferdam_agent_gave_up";
 pub(super) const AGENT_HEALTHY: &str = "cofferdam_agent_healthy";
 pub(super) const AGENT_RESTARTS: &str = "cofferdam_agent_restarts_total";
 pub(super) const LOG_LOST: &str = "cofferdam_log_lost_bytes_total";
@@ -77,6 +78,12 @@ pub const TABLE: &[Metric] = &[
     metric(ACTOR_RESTARTS, Kind::Counter, &["actor"], "How often the actor was restarted."),
     metric(AGENT_UP, Kind::Gauge, &["agent"], "1 while the agent process runs, 0 while it doesn't."),
     metric(
+        AGENT_GAVE_UP,
+        Kind::Gauge,
+        &["agent"],
+        "1 for an agent that failed more often than its restarts allow and is not started again, 0 for any other.",
+    ),
+    metric(
         AGENT_HEALTHY,
         Kind::Gauge,
         &["agent"],
@@ -98,7 +105,12 @@ pub const TABLE: &[Metric] = &[
         &["layer", "verdict", "policy"],
         "Decisions about connections and requests, by layer, verdict and policy entry.",
     ),
-    metric(DECISION_SECONDS, Kind::Histogram, &[], "Time from a parsed request to its verdict, without the time that it was held for the operator."),
+    metric(
+        DECISION_SECONDS,
+        Kind::Histogram,
+        &[],
+        "Time from a parsed request to its verdict, without the time that it was held for the operator.",
+    ),
     metric(PROXY_CONNECTIONS, Kind::Gauge, &[], "Connections of the sandbox open in the proxy."),
     metric(
         PROXY_BYTES,

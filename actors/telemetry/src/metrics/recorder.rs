@@ -85,6 +85,7 @@ mod tests {
             actor_up("proxy", true);
             actor_restarted("proxy");
             agent_up("main", true);
+            agent_gave_up("main", true);
             agent_healthy("main", true);
             agent_restarted("main");
             log_lost("main", 9);
