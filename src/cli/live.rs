@@ -52,15 +52,15 @@ fn status_text(s: &Status, paint: Paint) -> String {
         SandboxState::Running => paint.good(state(s.state)),
         _ => paint.warn(state(s.state)),
     };
-    let mut rows = vec![
-        vec!["sandbox".into(), s.name.clone()],
-        vec!["state".into(), shown_state],
+    let mut rows = vec![vec!["sandbox".into(), s.name.clone()], vec!["state".into(), shown_state]];
+    rows.extend(audit_row(s.audit_refuses.as_deref(), paint));
+    rows.extend([
         vec!["up".into(), age(s.uptime_ms)],
         vec!["started as".into(), if s.rooted { "root" } else { "ordinary user" }.into()],
         vec!["enforcement".into(), s.enforcement.clone()],
         vec!["policy".into(), format!("generation {}, sha256 {}", s.policy.generation, s.policy.sha256)],
         vec!["supervisor".into(), format!("pid {}, {} restarts", s.supervisor_pid, s.supervisor_restarts)],
-    ];
+    ]);
     for agent in &s.agents {
         let pid = agent.pid.map_or(String::new(), |pid| format!(", pid {pid} inside"));
         let health = agent.health.as_ref().map_or(String::new(), |health| format!(", {health}"));
@@ -114,6 +114,12 @@ fn status_text(s: &Status, paint: Paint) -> String {
         rows.push(vec![format!("control {}", control.name), format!("{word}{detail}")]);
     }
     table(&rows)
+}
+
+/// Returns the row about an audit log that refuses: next to the state, since agents get nothing out although
+/// every part is up.
+fn audit_row(refuses: Option<&str>, paint: Paint) -> Option<Vec<String>> {
+    Some(vec!["audit log".into(), format!("{}  {}", paint.bad("REFUSES"), refuses?)])
 }
 
 /// `cofferdam tree`.
@@ -292,6 +298,17 @@ mod tests {
         for (ms, text) in of {
             assert_eq!(age(ms), text);
         }
+    }
+
+    #[test]
+    fn an_audit_log_that_refuses_has_a_row() {
+        let paint = Paint::stdout();
+        assert!(audit_row(None, paint).is_none());
+        let row = audit_row(Some("no space"), paint).unwrap();
+        assert!(
+            row[0] == "audit log" && row[1].contains("REFUSES") && row[1].ends_with("  no space"),
+            "{row:?}"
+        );
     }
 
     #[test]

@@ -130,6 +130,7 @@ impl Desk {
             name: self.plan.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             state,
+            audit_refuses: self.stores.audit.sink().check().err().map(|error| error.to_string()),
             started_at: self.started_at.to_string(),
             uptime_ms: u64::try_from(uptime).unwrap_or(0),
             heart_pid: Some(std::os::unix::process::parent_id()),

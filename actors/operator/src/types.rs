@@ -17,6 +17,9 @@ pub struct Status {
     pub version: String,
     /// What it is doing.
     pub state: SandboxState,
+    /// Why the audit log takes no records, so that everything that would have to be on record is refused;
+    /// none while it takes them.
+    pub audit_refuses: Option<String>,
     /// RFC 3339, UTC.
     pub started_at: String,
     /// Milliseconds since the sandbox started; a restart of the supervisor doesn't reset it.

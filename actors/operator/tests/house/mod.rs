@@ -50,6 +50,7 @@ pub fn status() -> Status {
         name: "assistant".into(),
         version: "0.1.0".into(),
         state: SandboxState::Running,
+        audit_refuses: None,
         started_at: "2026-11-22T10:00:00Z".into(),
         uptime_ms: 1234,
         heart_pid: Some(10),
