@@ -23,7 +23,7 @@ use agent::launch::pause;
 use nix::sys::stat::{major, minor};
 use nix::unistd::geteuid;
 
-use crate::console::{one_line, say};
+use crate::console::{as_word, one_line, say};
 use crate::kept;
 use crate::state::{files, open_lock};
 
@@ -93,18 +93,19 @@ impl Pairs {
 
     fn locked_in(place: &Path, patience: Duration) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o755).create(place)?;
-        closed_to_others(&File::open(place)?, 0o022, "the directory")?;
+        closed_to_others(&File::open(place)?, 0o022, "the directory", place)?;
         // The lock file must be closed to others: a process that may read a file or directory can hold its
         // lock for ever (flock(2)).
-        let choosing = open_lock(&place.join(CHOOSING))?;
-        closed_to_others(&choosing, 0o077, CHOOSING)?;
+        let path = place.join(CHOOSING);
+        let choosing = open_lock(&path)?;
+        closed_to_others(&choosing, 0o077, CHOOSING, &path)?;
         lock(&choosing, patience)?;
         let records = place.join(RECORDS);
         match DirBuilder::new().mode(0o700).create(&records) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
-        closed_to_others(&File::open(&records)?, 0o077, RECORDS)?;
+        closed_to_others(&File::open(&records)?, 0o077, RECORDS, &records)?;
         Ok(Self { records, _choosing: choosing })
     }
 
@@ -213,12 +214,20 @@ fn holder_of(it: &str, locks: &str) -> Option<u32> {
     })
 }
 
-fn closed_to_others(file: &File, bits: u32, what: &str) -> io::Result<()> {
+/// # Errors
+/// It is another user's, or its mode has one of these bits; says which command closes it.
+fn closed_to_others(file: &File, bits: u32, what: &str, path: &Path) -> io::Result<()> {
     let found = file.metadata()?;
-    if found.uid() == geteuid().as_raw() && found.mode() & bits == 0 {
+    let is_ours = found.uid() == geteuid().as_raw();
+    if is_ours && found.mode() & bits == 0 {
         return Ok(());
     }
-    Err(io::Error::other(format!("{what} is open to others: it must be root's alone")))
+    let path = as_word(path);
+    let owned = if is_ours { String::new() } else { format!("chown root {path} && ") };
+    let mode = if bits == 0o022 { "go-w" } else { "go=" };
+    Err(io::Error::other(format!(
+        "{what} is open to others: it must be root's alone: `{owned}chmod {mode} {path}`"
+    )))
 }
 
 /// Whether a process runs under either id of a pair (proc_pid_status(5): real, effective, saved and
@@ -252,7 +261,13 @@ mod tests {
             let path = root.path().join(name);
             let before = fs::metadata(&path).unwrap().permissions();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(Pairs::locked(&[root.path()]).is_err(), "others could hold or make {name:?}");
+            let Err(refused) = Pairs::locked(&[root.path()]) else {
+                panic!("others could hold or make {name:?}")
+            };
+            let mend = format!("`chmod {} {}`", if name.is_empty() { "go-w" } else { "go=" }, as_word(&path));
+            // Join leaves a slash behind an empty name.
+            let mend = mend.replace("/`", "`");
+            assert!(refused.to_string().ends_with(&mend), "{refused}");
             fs::set_permissions(&path, before).unwrap();
         }
         assert!(Pairs::locked(&[root.path()]).is_ok());
