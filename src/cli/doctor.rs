@@ -1,6 +1,6 @@
 //! `cofferdam doctor`: what this machine can enforce, each control proven by trying it.
 
-use agent::doctor::{Verdict, examine};
+use agent::doctor::{TEMPORARY_DIRECTORY, Verdict, examine};
 
 use crate::cli::args::JsonArgs;
 use crate::console::{Paint, print, print_json, table};
@@ -40,6 +40,9 @@ pub fn doctor(args: &JsonArgs) -> Outcome {
         }
     }
     let last = match code {
+        _ if examination.findings.iter().any(|finding| finding.control == TEMPORARY_DIRECTORY) => {
+            paint.bad("\nnothing could be tried; what was in the way stands above\n")
+        }
         0 => paint.good("\neverything that `enforcement: strict` needs is here\n"),
         _ => paint.bad("\n`enforcement: strict` can't start here; what is missing stands above\n"),
     };

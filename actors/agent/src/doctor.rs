@@ -17,6 +17,9 @@ use std::time::Duration;
 /// A sandbox that takes longer to start hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Names the finding about the directory that the sandbox is tried in, without which nothing is tried.
+pub const TEMPORARY_DIRECTORY: &str = "temporary_directory";
+
 /// How a control fares here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -183,19 +186,29 @@ impl Drop for Scratch {
     }
 }
 
-fn scratch(ids: Ids) -> std::io::Result<Scratch> {
+fn scratch(ids: Ids, temporary: &Path) -> std::io::Result<Scratch> {
     // By a name that nobody can have taken before us.
-    let made = Scratch(nix::unistd::mkdtemp(&std::env::temp_dir().join("cofferdam-doctor-XXXXXX"))?);
+    let made = Scratch(nix::unistd::mkdtemp(&temporary.join("cofferdam-doctor-XXXXXX"))?);
     if let Ids::Rooted { sandbox, .. } = ids {
         std::os::unix::fs::chown(&made.0, Some(sandbox.uid), Some(sandbox.gid))?;
     }
     Ok(made)
 }
 
+/// Makes the directory to try in. If that fails it says nothing of what can be enforced here, so the finding is
+/// about the place alone.
+fn try_in(ids: Ids, temporary: &Path) -> Result<Scratch, Finding> {
+    scratch(ids, temporary).map_err(|error| {
+        let detail = format!("no directory to try in can be made in {}: {error}", temporary.display());
+        Finding::new(TEMPORARY_DIRECTORY, Verdict::Missing, detail)
+            .mend("make room there, or set TMPDIR to a directory that can be written to")
+    })
+}
+
 /// Starts a sandbox, asks it everything, and ends it.
 fn try_cage(ids: Ids, findings: &mut Vec<Finding>) -> Result<CageReport, Finding> {
     let failed = |detail: String| Finding::new("sandbox", Verdict::Missing, detail);
-    let workspace = scratch(ids).map_err(|error| failed(format!("a directory to try in: {error}")))?;
+    let workspace = try_in(ids, &std::env::temp_dir())?;
     let (ours, theirs) = wire::pair().map_err(|error| failed(error.to_string()))?;
     let child =
         launch::clone_init(&plan(ids, &workspace.0), theirs).map_err(|error| launch_finding(&error))?;
@@ -349,6 +362,16 @@ fn subordinate_ids(ids: Ids) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_temporary_directory_that_takes_nothing_is_blamed_itself() {
+        let here = Ids::Rootless { operator: crate::plan::Id { uid: 1, gid: 1 } };
+        let gone = Path::new("/proc/self/nowhere");
+        let Err(finding) = try_in(here, gone) else { panic!("made in {}", gone.display()) };
+        assert_eq!((&*finding.control, finding.verdict), (TEMPORARY_DIRECTORY, Verdict::Missing));
+        assert!(finding.detail.contains("/proc/self/nowhere"), "{}", finding.detail);
+        assert!(finding.mend.is_some_and(|mend| mend.contains("TMPDIR")));
+    }
 
     /// A reader who looks rows up by name must not find that a missing control was untried.
     #[test]
