@@ -68,9 +68,15 @@ fn worded(level: Level, message: &str) -> String {
 
 /// Prints text on standard output.
 pub fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    put(io::stdout().lock(), text)
+}
+
+/// The error says what could not be written: the kernel's own words would leave one to guess, where the command
+/// itself writes no file. Its kind stays, since a reader that has seen enough is no failure.
+fn put(mut out: impl Write, text: &str) -> io::Result<()> {
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| io::Error::new(error.kind(), format!("standard output can't be written: {error}")))
 }
 
 /// Prints a value as indented JSON on standard output, in ASCII, so that an agent's text in it can't affect a
@@ -260,6 +266,16 @@ pub fn as_word(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_standard_output_is_named_and_a_closed_one_stays_no_failure() {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let failure = Failure::from(put(full, "x").unwrap_err());
+        assert!(failure.message.starts_with("standard output can't be written: No space"), "{failure:?}");
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(Failure::from(put(writer, "x").unwrap_err()).code, 0);
+    }
 
     #[test]
     fn a_table_pads_its_columns_and_leaves_no_trailing_space() {

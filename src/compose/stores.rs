@@ -110,7 +110,8 @@ impl Ready {
             SharedRedactor::watched(Redactor::new(known)?, Arc::<super::records::Redactions>::default());
         let credentials = Arc::new(credentials(plan, &keys)?);
         let recorder = Recorder::install()?;
-        let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())?;
+        let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())
+            .map_err(|error| error.seen_from(&plan.state))?;
         let approvals = asked.map(|book| approvals::Desk::open(book, audit.sink(), tells(plan)));
         let authority = Arc::new(authority(handover, heart).await?);
         let lookup = Arc::new(SystemLookup::new()?);

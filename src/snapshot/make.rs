@@ -19,7 +19,7 @@ use nix::sys::stat::Mode;
 
 use super::manifest::{Manifest, Member, Origin};
 use super::place::Place;
-use super::{Meter, STATE, WORKSPACE, everything, failure, keeper, mended, owner, records};
+use super::{Meter, STATE, WORKSPACE, everything, keeper, mended, owner, records};
 use crate::failure::Failure;
 use crate::ids;
 use crate::kept;
@@ -80,7 +80,7 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
                 (Room { most: wanted.most, taken: 0 }, wanted.meter),
             )
         })
-        .map_err(failure)?;
+        .map_err(|e| place.failure(e))?;
     let room = Room { most: wanted.most, taken: state.1.amount.charged() };
     let origin = files.as_ref().map_or(Origin::Elsewhere, |files| files.origin);
     let files = files
@@ -89,9 +89,9 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
             writer.part(WORKSPACE, write)
         })
         .transpose()
-        .map_err(failure)?;
+        .map_err(|e| place.failure(e))?;
     let manifest = Manifest::new(wanted.name.as_str(), origin, Member::new(state), files.map(Member::new));
-    writer.finish(&manifest.text().map_err(failure)?).map_err(failure)?;
+    writer.finish(&manifest.text().map_err(|e| place.failure(e))?).map_err(|e| place.failure(e))?;
     let found = super::look(&place.file, ids, wanted.most, wanted.meter).map_err(|failure| {
         let message = format!("no restore would take it: {}; see {}", failure.message, claim.dir.display());
         Failure { message, ..failure }

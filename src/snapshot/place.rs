@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
+use agent::snapshot::{SnapshotError, WRITING};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, open, renameat2};
 use nix::sys::stat::Mode;
@@ -45,6 +46,21 @@ impl Place {
             Ok(file) => Ok(Self { file: file.into(), path, hidden: None }),
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => Self::hidden(path).map_err(told),
             Err(e) => Err(told(e.into())),
+        }
+    }
+
+    /// Words an error in making the snapshot: one in writing names the file, which only we know.
+    pub fn failure(&self, error: SnapshotError) -> Failure {
+        let failure = super::failure(error);
+        let named = format!("writing {}", self.path.display());
+        match failure.message.strip_prefix(WRITING) {
+            Some(rest) => Failure {
+                message: format!(
+                    "{named}{rest}; there is no snapshot: make room there, or name another file"
+                ),
+                ..failure
+            },
+            None => failure,
         }
     }
 
@@ -128,6 +144,17 @@ mod tests {
         }
         drop((Place::new(at("three")).unwrap(), Place::hidden(at("four")).unwrap()));
         assert_eq!(there(), 2, "what wasn't published is gone");
+        let full = || io::Error::from_raw_os_error(nix::libc::ENOSPC);
+        let place = Place::new(at("full")).unwrap();
+        for error in [
+            SnapshotError::System { what: WRITING.into(), source: full() },
+            SnapshotError::Refused(format!("{WRITING}: {}", full())),
+        ] {
+            let told = place.failure(error).message;
+            assert!(told.starts_with(&format!("writing {}: No space", at("full").display())), "{told}");
+        }
+        let read = SnapshotError::System { what: "reading x".into(), source: full() };
+        assert!(place.failure(read).message.starts_with("reading x: "));
         // Taken meanwhile.
         let place = Place::new(at("five")).unwrap();
         fs::write(at("five"), "theirs").unwrap();

@@ -2,7 +2,7 @@
 //! There is only one way to write it, and a file written otherwise is refused, so that no file can be read in
 //! two ways. What the members hold is judged elsewhere.
 
-use super::{SnapshotError, refused, system};
+use super::{SnapshotError, WRITING, refused, system};
 use crate::image::Digest;
 use crate::image::layout::Slice;
 use crate::image::verify::{Size, Verified};
@@ -58,7 +58,7 @@ impl<'a> Writer<'a> {
         name: &str,
         write: impl FnOnce() -> Result<T, SnapshotError>,
     ) -> Result<(Part, T), SnapshotError> {
-        let told = || system("writing the snapshot");
+        let told = || system(WRITING);
         let mut file = self.file;
         let at = file.stream_position().map_err(told())?;
         file.write_all(&[0; BLOCK as usize]).map_err(told())?;
@@ -86,7 +86,7 @@ impl<'a> Writer<'a> {
             .iter()
             .try_for_each(|bytes| file.write_all(bytes))
             .and_then(|()| file.sync_all())
-            .map_err(system("writing the snapshot"))
+            .map_err(system(WRITING))
     }
 }
 

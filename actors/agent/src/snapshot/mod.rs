@@ -138,6 +138,10 @@ pub struct Packed {
 /// Called with the number of files' bytes done so far.
 pub type Progress<'a> = &'a mut dyn FnMut(u64);
 
+/// What an error says was tried when the snapshot's own file took nothing. Only the caller knows that file's
+/// name, and the error may come to it as text, from a confined process.
+pub const WRITING: &str = "writing the snapshot";
+
 /// Why there is no snapshot, or nothing was made of one.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {

@@ -7,7 +7,7 @@ use super::form::{self, BLOCK};
 use super::press::Press;
 use super::{
     Kinds, LeftOut, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, Packed, Progress, Room, Select,
-    SnapshotError, refused, shown, system,
+    SnapshotError, WRITING, refused, shown, system,
 };
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
@@ -306,9 +306,7 @@ impl<W: Write> Walk<'_, W> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(system(format!("reading {}", shown(path)))(error)),
             };
-            self.archive
-                .write_all(part.get(..length).unwrap_or_default())
-                .map_err(system("writing the snapshot"))?;
+            self.archive.write_all(part.get(..length).unwrap_or_default()).map_err(system(WRITING))?;
             left -= length as u64;
             self.packed.amount.bytes += length as u64;
             (self.progress)(self.packed.amount.bytes);
@@ -320,7 +318,7 @@ impl<W: Write> Walk<'_, W> {
 
     fn pad(&mut self, size: u64) -> Result<(), SnapshotError> {
         let short = usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or_default();
-        self.archive.write_all(&vec![0; short]).map_err(system("writing the snapshot"))
+        self.archive.write_all(&vec![0; short]).map_err(system(WRITING))
     }
 
     /// Writes the headers that come before an entry's content, if there is room for the entry.
@@ -348,12 +346,12 @@ impl<W: Write> Walk<'_, W> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
-        self.archive.write_all(bytes).map_err(system("writing the snapshot"))
+        self.archive.write_all(bytes).map_err(system(WRITING))
     }
 
     fn finish(mut self) -> Result<Packed, SnapshotError> {
         self.write(&[0; form::END as usize])?;
-        self.packed.amount.archive = self.archive.finish().map_err(system("writing the snapshot"))?;
+        self.packed.amount.archive = self.archive.finish().map_err(system(WRITING))?;
         Ok(self.packed)
     }
 }

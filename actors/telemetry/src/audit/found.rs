@@ -55,6 +55,20 @@ pub enum AuditError {
     Panicked(String),
 }
 
+impl AuditError {
+    /// The same error, with its path as seen from everywhere: for a log in the working directory `dir`, whose
+    /// files are opened by relative paths.
+    #[must_use]
+    pub fn seen_from(self, dir: &Path) -> Self {
+        let whole = |path: PathBuf| dir.join(path.strip_prefix(".").unwrap_or(&path));
+        match self {
+            Self::Io { what, path, source } => Self::Io { what, path: whole(path), source },
+            Self::InUse(path) => Self::InUse(whole(path)),
+            other => other,
+        }
+    }
+}
+
 pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AuditError {
     let path = path.to_owned();
     move |source| AuditError::Io { what, path, source }
@@ -223,4 +237,21 @@ fn regular(file: File, path: &Path) -> Result<(File, std::fs::Metadata), AuditEr
     }
     let source = std::io::Error::other("not a regular file");
     Err(AuditError::Io { what: "opening", path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_about_a_log_in_the_working_directory_names_the_whole_path() {
+        let state = Path::new("/state/box");
+        let error =
+            io("opening", &Path::new(".").join(HEAD_NAME))(std::io::ErrorKind::PermissionDenied.into());
+        assert!(error.seen_from(state).to_string().starts_with("opening /state/box/audit.head: "));
+        let busy = AuditError::InUse("./audit.head".into()).seen_from(state).to_string();
+        assert!(busy.starts_with("/state/box/audit.head "), "{busy}");
+        let whole = AuditError::InUse("/elsewhere/audit.head".into()).seen_from(state).to_string();
+        assert!(whole.starts_with("/elsewhere/audit.head "), "{whole}");
+    }
 }
