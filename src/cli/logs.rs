@@ -1,8 +1,11 @@
 //! `cofferdam logs`: the agents' output as it was logged, redacted, of a running or ended sandbox.
 
 use std::io::{self, ErrorKind, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use redactor::pump::LogLine;
 
 use crate::cli::args::LogsArgs;
@@ -39,10 +42,22 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
         while let Some(line) = logs.next_line()? {
             show(&line, args)?;
         }
-        if !args.follow || !running {
+        if !args.follow || !running || is_left_within(io::stdout().as_fd(), LOOK_AGAIN)? {
             return Ok(0);
         }
-        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Waits this long, or until nobody reads this output any more: while the agents are silent nothing is written
+/// that would fail. Returns whether it came to that.
+fn is_left_within(output: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
+    // Errors and hang-ups are told without being asked for (poll(2)).
+    let mut watched = [PollFd::new(output, PollFlags::empty())];
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    match poll(&mut watched, time) {
+        Ok(found) => Ok(found > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -68,4 +83,20 @@ fn show(line: &LogLine, args: &LogsArgs) -> Result<(), Failure> {
         print(&harmless(&line.text))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_goes_is_noticed_though_nothing_is_written() {
+        let (reader, writer) = io::pipe().unwrap();
+        assert!(!is_left_within(writer.as_fd(), Duration::from_millis(1)).unwrap());
+        let waiting = std::thread::spawn(move || is_left_within(writer.as_fd(), Duration::from_secs(60)));
+        drop(reader);
+        assert!(waiting.join().unwrap().unwrap());
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        assert!(!is_left_within(null.as_fd(), Duration::from_millis(1)).unwrap(), "a file has no reader");
+    }
 }
