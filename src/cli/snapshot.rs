@@ -209,7 +209,10 @@ fn whole<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         let _ = write!(io::stderr().lock(), "{CLEAR}");
     }
     // A signal that arrived meanwhile ends this process here.
-    signals.release()?;
+    match done {
+        Ok(_) => signals.release()?,
+        Err(_) => signals.heed()?,
+    }
     done
 }
 

@@ -130,8 +130,9 @@ pub fn start(root: &Root, wanted: Wanted) -> Outcome {
     {
         Ok(heart) => Ok(heart.live()),
         Err(failure) => {
-            // A signal that arrived meanwhile ends this process here.
-            signals.release()?;
+            // A signal that arrived meanwhile ends this process here: it interrupted the start, which is no
+            // failure worth a line.
+            signals.heed()?;
             Err(failure)
         }
     }

@@ -52,6 +52,19 @@ impl HeldSignals {
         Ok(SignalFd::with_flags(&self.held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
     }
 
+    /// As [`HeldSignals::release`], for work that failed: if a signal asked this process to end meanwhile, that
+    /// is why, and the process ends by that signal. Also by one that it ignores, as a script's shell has it do
+    /// in the background: held signals are heeded all the same.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn heed(self) -> io::Result<()> {
+        for signal in sys::signals::pending(&self.held)? {
+            sys::signals::to_default(signal as libc::c_int);
+        }
+        self.release()
+    }
+
     /// Restores the former mask. Pending signals then take effect, which for most ends the process.
     ///
     /// # Errors
@@ -74,6 +87,34 @@ pub fn pause(time: Duration) -> io::Result<()> {
 mod tests {
     use super::*;
     use nix::sys::signal::raise;
+
+    /// In a process of its own, which ends by it.
+    #[test]
+    fn a_request_to_end_is_heeded_even_if_it_is_ignored() {
+        for (name, meant) in [("INT", libc::SIGINT), ("TERM", libc::SIGTERM)] {
+            let own = std::env::current_exe().unwrap();
+            let mut script = std::process::Command::new("sh");
+            script.args(["-c", &format!("trap '' {name}; exec \"$0\" --exact launch::held::tests::heeds")]);
+            let ended = script.arg(own).env("HEEDS", meant.to_string()).output().unwrap();
+            assert_eq!(
+                std::os::unix::process::ExitStatusExt::signal(&ended.status),
+                Some(meant),
+                "{ended:?}"
+            );
+        }
+    }
+
+    /// The process of the test above; nothing without it.
+    #[test]
+    fn heeds() {
+        let Ok(meant) = std::env::var("HEEDS") else { return };
+        let meant: i32 = meant.parse().unwrap();
+        let meant = Signal::try_from(meant).unwrap();
+        let held = HeldSignals::hold(&[Signal::SIGINT, Signal::SIGTERM]).unwrap();
+        raise(meant).unwrap();
+        assert_eq!(pause(Duration::from_secs(60)).unwrap_err().kind(), io::ErrorKind::Interrupted);
+        held.heed().unwrap();
+    }
 
     #[test]
     fn a_request_to_end_ends_a_pause_and_goes_on_waiting() {

@@ -45,6 +45,17 @@ pub(crate) fn is_ignored(signo: libc::c_int) -> bool {
     }
 }
 
+/// Those of `among` that ask this process to end, and wait for it to look at them.
+pub(crate) fn pending(among: &SigSet) -> io::Result<Vec<Signal>> {
+    // SAFETY: an all-zero set is one, and the call only writes it.
+    let waiting = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        check_int(libc::sigpending(&raw mut set))?;
+        SigSet::from_sigset_t_unchecked(set)
+    };
+    Ok(ENDING.into_iter().filter(|signal| among.contains(*signal) && waiting.contains(*signal)).collect())
+}
+
 /// Makes this process ignore every signal that asks it to end, and unblocks all.
 pub(crate) fn be_deaf() -> io::Result<()> {
     ENDING.into_iter().for_each(|signal| ignore(signal as libc::c_int));
