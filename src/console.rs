@@ -71,8 +71,8 @@ pub fn print(text: &str) -> io::Result<()> {
     put(io::stdout().lock(), text)
 }
 
-/// The error says what could not be written: the kernel's own words would leave one to guess, where the command
-/// itself writes no file. Its kind stays, since a reader that has seen enough is no failure.
+/// The error says what could not be written: the kernel's own words would leave one to guess, where the
+/// command itself writes no file. Its kind stays, since a reader that has seen enough is no failure.
 fn put(mut out: impl Write, text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())

@@ -48,8 +48,8 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
     }
 }
 
-/// Waits this long, or until nobody reads this output any more: while the agents are silent nothing is written
-/// that would fail. Returns whether it came to that.
+/// Waits this long, or until nobody reads this output any more: while the agents are silent nothing is
+/// written that would fail. Returns whether it came to that.
 fn is_left_within(output: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
     // Errors and hang-ups are told without being asked for (poll(2)).
     let mut watched = [PollFd::new(output, PollFlags::empty())];

@@ -1,5 +1,5 @@
-//! Tells the operator what agents' logs lose while a disk takes nothing: at once the first time, and then once
-//! a minute with the sum.
+//! Tells the operator what agents' logs lose while a disk takes nothing: at once the first time, and then
+//! once a minute with the sum.
 //!
 //! How much an agent writes is in its own hands, so a line for each lost write would let it fill the
 //! operator's own log without limit.
@@ -32,8 +32,8 @@ impl Default for LostLogs {
 }
 
 impl LostLogs {
-    /// Counts bytes that an agent's log has lost. Must be called in a runtime: the sum of what follows is told
-    /// by a task, also if nothing more is lost.
+    /// Counts bytes that an agent's log has lost. Must be called in a runtime: the sum of what follows is
+    /// told by a task, also if nothing more is lost.
     pub fn lose(&self, agent: &str, bytes: u64) {
         metrics::log_lost(agent, bytes);
         let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);

@@ -75,8 +75,8 @@ impl Told {
             let restarts = self.restarts.get(actor).copied().unwrap_or_default();
             event(ActorChange::GaveUp, Some(failure.to_string()), restarts)
         };
-        // An agent's starts and ends are recorded where its exit code is known. Only here it is known that the
-        // agent won't be started again.
+        // An agent's starts and ends are recorded where its exit code is known. Only here it is known that
+        // the agent won't be started again.
         if let Some(agent) = actor.strip_prefix("agents/") {
             return match &report.event {
                 Happened::Started { .. } => {

@@ -195,8 +195,8 @@ fn scratch(ids: Ids, temporary: &Path) -> std::io::Result<Scratch> {
     Ok(made)
 }
 
-/// Makes the directory to try in. If that fails it says nothing of what can be enforced here, so the finding is
-/// about the place alone.
+/// Makes the directory to try in. If that fails it says nothing of what can be enforced here, so the finding
+/// is about the place alone.
 fn try_in(ids: Ids, temporary: &Path) -> Result<Scratch, Finding> {
     scratch(ids, temporary).map_err(|error| {
         let detail = format!("no directory to try in can be made in {}: {error}", temporary.display());

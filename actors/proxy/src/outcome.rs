@@ -28,7 +28,8 @@ pub struct Decision<'a> {
     pub known: &'a Known,
     /// What was decided.
     pub verdict: Verdict<'a>,
-    /// From the parsed head to the verdict, the time for which the request was held for the operator included.
+    /// From the parsed head to the verdict, the time for which the request was held for the operator
+    /// included.
     pub took: Duration,
 }
 
@@ -65,8 +66,8 @@ pub(crate) struct Summary<'a> {
 }
 
 impl<'a> Decision<'a> {
-    /// How long the deciding itself took. Were the operator's thinking in it, nobody could tell from the metric
-    /// whether decisions are slow.
+    /// How long the deciding itself took. Were the operator's thinking in it, nobody could tell from the
+    /// metric whether decisions are slow.
     fn took_of_its_own(&self) -> Duration {
         self.took.saturating_sub(self.known.held)
     }

@@ -52,9 +52,9 @@ impl HeldSignals {
         Ok(SignalFd::with_flags(&self.held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
     }
 
-    /// As [`HeldSignals::release`], for work that failed: if a signal asked this process to end meanwhile, that
-    /// is why, and the process ends by that signal. Also by one that it ignores, as a script's shell has it do
-    /// in the background: held signals are heeded all the same.
+    /// As [`HeldSignals::release`], for work that failed: if a signal asked this process to end meanwhile,
+    /// that is why, and the process ends by that signal. Also by one that it ignores, as a script's shell has
+    /// it do in the background: held signals are heeded all the same.
     ///
     /// # Errors
     /// The system call's.

@@ -60,9 +60,9 @@ impl ExecClient {
     /// Connects the process to the local streams until it ends. `controls` carries resizes and signals; the
     /// session goes on when it is closed.
     ///
-    /// Where nobody reads a local output any more (`| head`), the process gets the SIGPIPE that a pipe of its own
-    /// would have given it, and the rest is dropped: the exit code is still the process's. One that goes on
-    /// writing nevertheless counts as ended by SIGPIPE, and is hung up.
+    /// Where nobody reads a local output any more (`| head`), the process gets the SIGPIPE that a pipe of its
+    /// own would have given it, and the rest is dropped: the exit code is still the process's. One that goes
+    /// on writing nevertheless counts as ended by SIGPIPE, and is hung up.
     ///
     /// Dropping the future ends the session, and the process is hung up. With `tokio::io::stdin()`, the
     /// runtime's shutdown waits for a blocked read: leave by `shutdown_background` or `process::exit`.
