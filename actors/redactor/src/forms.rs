@@ -9,6 +9,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use zeroize::Zeroizing;
 
+use crate::parts;
 use crate::public;
 
 /// Shorter secrets are not searched for: four bytes of a text match by chance all too often.
@@ -49,9 +50,28 @@ const PATH: &AsciiSet = &STRICT
     .remove(b';')
     .remove(b'=');
 
-/// Returns every form of one secret, long ones in pieces, each with the number of its first bytes that may be
-/// found out without being counted as a guess ([`public`]).
-pub(crate) fn forms_of(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
+/// One form of a secret, of a piece of a long one, or of a part of one.
+pub(crate) struct Form {
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    /// How many of its first bytes may be found out for nothing.
+    pub(crate) told: usize,
+    pub(crate) role: Role,
+}
+
+/// What stands where a form does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// The secret itself, or a piece of a long one. Behind so many bytes, which are its first part, it doesn't
+    /// wait for the rest.
+    Whole { first: usize },
+    /// The first part of it.
+    First,
+    /// Another part.
+    Part,
+}
+
+/// Every form of one secret, pieces of long ones included; `in_parts`, those of its parts, too.
+pub(crate) fn forms_of(secret: &[u8], in_parts: bool) -> Vec<Form> {
     let mut forms = Vec::new();
     // A trailing newline belongs to the file it came from, not to the secret.
     let trimmed = secret.trim_ascii();
@@ -63,11 +83,23 @@ pub(crate) fn forms_of(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
     while trimmed.get(told).is_some_and(|byte| byte & 0xc0 == 0x80) {
         told += 1;
     }
+    let parts = if in_parts { parts::of(trimmed) } else { Vec::new() };
+    let first = parts.first().filter(|part| part.start == 0).map_or(trimmed.len(), |first| first.end);
     let begun = spellings(trimmed.get(..told).unwrap_or(trimmed));
-    for ((form, min), (begun, _)) in spellings(trimmed).into_iter().zip(begun) {
+    let firsts = spellings(trimmed.get(..first).unwrap_or(trimmed));
+    for (((form, min), (begun, _)), (first, _)) in spellings(trimmed).into_iter().zip(begun).zip(firsts) {
         if form.len() >= min {
-            pieces(&form, begun.len().max(public::LEAST), &mut forms);
+            pieces(&form, begun.len().max(public::LEAST), first.len(), &mut forms);
         }
+    }
+    for part in parts {
+        let role = if part.start == 0 { Role::First } else { Role::Part };
+        let of_it = spellings(trimmed.get(part).unwrap_or_default()).into_iter();
+        forms.extend(of_it.filter(|(form, min)| form.len() >= *min).map(|(bytes, _)| Form {
+            bytes,
+            told: usize::MAX,
+            role,
+        }));
     }
     forms
 }
@@ -101,17 +133,17 @@ fn spellings(text: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
     forms
 }
 
-fn pieces(form: &[u8], told: usize, into: &mut Vec<(Zeroizing<Vec<u8>>, usize)>) {
-    let (mut rest, mut told) = (form, told);
+fn pieces(form: &[u8], told: usize, first: usize, into: &mut Vec<Form>) {
+    let (mut rest, mut told, mut first) = (form, told, first);
     while rest.len() > PIECE_MAX {
         // The last piece must not be so short that it stands in other texts, too.
         let cut = if rest.len() < 2 * PIECE_MAX { rest.len() / 2 } else { PIECE_MAX };
         let (piece, left) = rest.split_at(cut);
-        into.push((Zeroizing::new(piece.to_vec()), told));
-        // Nothing in the further pieces is public.
-        (rest, told) = (left, public::MOST);
+        into.push(Form { bytes: Zeroizing::new(piece.to_vec()), told, role: Role::Whole { first } });
+        // Nothing of what stands there is public, and no first part.
+        (rest, told, first) = (left, public::MOST, usize::MAX);
     }
-    into.push((Zeroizing::new(rest.to_vec()), told));
+    into.push(Form { bytes: Zeroizing::new(rest.to_vec()), told, role: Role::Whole { first } });
 }
 
 /// The inside of a JSON string: as most writers escape it, with `\/`, in pure ASCII, and fit for HTML as Go
@@ -211,7 +243,7 @@ mod tests {
     #[test]
     fn every_form_is_found() {
         let secret = b"p+ss/w\"rd\\ \xc3\xa9-0123456789".as_slice();
-        let forms = forms_of(secret);
+        let forms = forms_of(secret, false);
         let text = std::str::from_utf8(secret).unwrap();
         let mut shown: Vec<Vec<u8>> = vec![
             secret.to_vec(),
@@ -249,15 +281,16 @@ mod tests {
         for form in shown {
             let text = [b"x=".as_slice(), &form, b" ."].concat();
             let holds = |one: &[u8]| text.windows(one.len()).any(|window| window == one);
-            assert!(forms.iter().any(|(one, _)| holds(one)), "{}", String::from_utf8_lossy(&form));
+            assert!(forms.iter().any(|one| holds(&one.bytes)), "{}", String::from_utf8_lossy(&form));
         }
     }
 
     #[test]
     fn short_secrets_are_left_alone_and_long_ones_are_cut_into_pieces() {
-        assert!(forms_of(b"abcd").is_empty());
+        assert!(forms_of(b"abcd", true).is_empty());
         for length in [PIECE_MAX / 2 + 1, PIECE_MAX + 1, PIECE_MAX + 7, PIECE_MAX * 2 + 1] {
-            let lengths: Vec<_> = forms_of(&vec![b'x'; length]).iter().map(|(form, _)| form.len()).collect();
+            let forms = forms_of(&vec![b'x'; length], true);
+            let lengths: Vec<_> = forms.iter().map(|form| form.bytes.len()).collect();
             let whole = |one: &usize| (PIECE_MAX / 4..=PIECE_MAX).contains(one);
             assert!(lengths.iter().all(whole), "{length}: {lengths:?}");
         }
@@ -266,7 +299,7 @@ mod tests {
     /// What `quote`, Go's and .NET's encoding of JSON, and the others make of what they differ about.
     #[test]
     fn what_encoders_differ_about_is_found_in_each_ones_form() {
-        let forms = forms_of(b"s3cr3t/Value+'q'~*with=odd&chars<%>");
+        let forms = forms_of(b"s3cr3t/Value+'q'~*with=odd&chars<%>", false);
         for form in [
             "s3cr3t/Value%2B%27q%27~%2Awith%3Dodd%26chars%3C%25%3E",
             "s3cr3t%2FValue%2B%27q%27%7E*with%3Dodd%26chars%3C%25%3E",
@@ -276,7 +309,7 @@ mod tests {
             "s3cr3t/Value+'q'~*with=odd\\u0026chars\\u003c%\\u003e",
             "s3cr3t/Value\\u002B\\u0027q\\u0027~*with=odd\\u0026chars\\u003C%\\u003E",
         ] {
-            assert!(forms.iter().any(|(one, _)| one.as_slice() == form.as_bytes()), "{form}");
+            assert!(forms.iter().any(|one| one.bytes.as_slice() == form.as_bytes()), "{form}");
         }
     }
 }

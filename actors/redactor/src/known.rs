@@ -9,7 +9,7 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 use zeroize::Zeroizing;
 
 use crate::engine::RedactorError;
-use crate::forms::forms_of;
+use crate::forms::{Form, Role, forms_of};
 use crate::matching::count;
 use crate::secret::Secret;
 
@@ -41,12 +41,28 @@ impl Found {
     }
 }
 
-/// One form of a secret, or a piece of one.
+/// One form of a secret, of a piece of one, or of a part.
 struct Needle {
     form: Zeroizing<Vec<u8>>,
     kind: Arc<str>,
     /// How many of its first bytes may be found out without being counted as a guess ([`crate::public`]).
     told: usize,
+    role: Role,
+}
+
+impl Needle {
+    fn is_whole(&self) -> bool {
+        matches!(self.role, Role::Whole { .. })
+    }
+}
+
+/// What ends at a depth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// A form of this role.
+    pub(crate) role: Option<Role>,
+    /// Another goes on.
+    pub(crate) goes_on: bool,
 }
 
 /// The search for all known secrets at once.
@@ -55,6 +71,8 @@ pub(crate) struct Known {
     needles: Vec<Needle>,
     /// The least `told` of all forms.
     least_told: usize,
+    /// Some are parts.
+    in_parts: bool,
     automaton: Option<AhoCorasick>,
     first: [bool; 256],
     /// A bit for each pair of bytes that a form begins with.
@@ -63,18 +81,41 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// For whole secrets alone.
     pub(crate) fn new(secrets: &[(Arc<str>, Secret)]) -> Result<Self, RedactorError> {
+        Self::of(secrets, false)
+    }
+
+    /// For their parts, too ([`parts`](crate::parts)).
+    pub(crate) fn in_parts(secrets: &[(Arc<str>, Secret)]) -> Result<Self, RedactorError> {
+        Self::of(secrets, true)
+    }
+
+    fn of(secrets: &[(Arc<str>, Secret)], in_parts: bool) -> Result<Self, RedactorError> {
         let mut needles: Vec<Needle> = Vec::new();
         for (kind, secret) in secrets {
-            let forms = forms_of(secret.expose()).into_iter();
-            needles.extend(forms.map(|(form, told)| Needle { form, kind: Arc::clone(kind), told }));
+            let forms = forms_of(secret.expose(), in_parts).into_iter();
+            needles.extend(forms.map(|Form { bytes, told, role }| Needle {
+                form: bytes,
+                kind: Arc::clone(kind),
+                told,
+                role,
+            }));
         }
-        // Stable, so that of two secrets with one form the first named gives its name.
+        // Stable, so that of two secrets with one form the first named gives its name. What is a whole secret
+        // and a part of another is found as the whole one; of two whole ones the last byte at which either
+        // waits counts.
         needles.sort_by(|one, other| one.form.cmp(&other.form));
         needles.dedup_by(|one, kept| {
             let same = one.form == kept.form;
             if same {
                 kept.told = kept.told.min(one.told);
+                kept.role = match (kept.role, one.role) {
+                    (Role::Whole { first }, Role::Whole { first: other }) => {
+                        Role::Whole { first: first.max(other) }
+                    }
+                    (role, other) => role.min(other),
+                };
             }
             same
         });
@@ -89,6 +130,9 @@ impl Known {
             let built = AhoCorasick::builder()
                 .match_kind(MatchKind::LeftmostLongest)
                 .kind(Some(kind))
+                // What parts begin with, in all their forms, stands in every text: looking for that first takes
+                // longer than the search.
+                .prefilter(!in_parts)
                 .build(needles.iter().map(|needle| needle.form.as_slice()));
             Some(built.map_err(|error| RedactorError::Build(error.to_string()))?)
         };
@@ -107,7 +151,8 @@ impl Known {
         }
         let longest = needles.iter().map(|needle| needle.form.len()).max().unwrap_or(0);
         let least_told = needles.iter().map(|needle| needle.told).min().unwrap_or(0);
-        Ok(Self { needles, least_told, automaton, first, pairs, longest })
+        let in_parts = needles.iter().any(|needle| !needle.is_whole());
+        Ok(Self { needles, least_told, in_parts, automaton, first, pairs, longest })
     }
 
     /// The first known secret that starts at or after `from`; the longest of those that start there.
@@ -143,38 +188,53 @@ impl Known {
         forms.start + from..forms.start + to
     }
 
-    /// Whether one of `forms`, which are the same up to `depth`, ends there, and whether another goes on.
-    pub(crate) fn ends(&self, forms: &Range<usize>, depth: usize) -> (bool, bool) {
+    /// Which of `forms`, which are the same up to `depth`, is all there, and whether another goes on.
+    pub(crate) fn ends(&self, forms: &Range<usize>, depth: usize) -> Ends {
         let among = self.needles.get(forms.clone()).unwrap_or_default();
-        let ends = |one: Option<&Needle>| one.is_some_and(|needle| needle.form.len() == depth);
-        // The shortest is the first of them.
-        (ends(among.first()), among.last().is_some() && !ends(among.last()))
+        let ends = |needle: &&Needle| needle.form.len() == depth;
+        // The shortest is the first of them, and no two are the same.
+        let role = among.first().filter(ends).map(|needle| needle.role);
+        Ends { role, goes_on: among.last().is_some_and(|last| !ends(&last)) }
+    }
+
+    /// Whether `depth` bytes of one of `forms`, which are the same up to there, may wait for the rest: not for
+    /// that of a part, nor behind a secret's first one. Whoever sees what waits would be told.
+    pub(crate) fn may_wait(&self, forms: &Range<usize>, depth: usize) -> bool {
+        let among = self.needles.get(forms.clone()).unwrap_or_default();
+        among.iter().any(|needle| match needle.role {
+            Role::Whole { first } => depth < first && depth < needle.form.len(),
+            Role::First | Role::Part => false,
+        })
     }
 
     /// Whether `depth` bytes of one of `forms`, which are the same up to there, are nearly all of it.
     pub(crate) fn is_nearly(&self, forms: &Range<usize>, depth: usize) -> bool {
         let missing = |needle: &Needle| needle.form.len() - depth.min(needle.form.len());
         let among = self.needles.get(forms.clone()).unwrap_or_default();
-        depth >= NEARLY_MIN && among.iter().any(|form| (1..MISSING).contains(&missing(form)))
+        let is_one = |form: &Needle| form.is_whole() && (1..MISSING).contains(&missing(form));
+        depth >= NEARLY_MIN && among.iter().any(is_one)
     }
 
-    /// Whether a text, read without escapes, is nearly a secret.
-    pub(crate) fn is_nearly_one(&self, text: &[u8]) -> bool {
+    /// The forms that begin with all of a text, as it stands.
+    pub(crate) fn begun_by(&self, text: &[u8]) -> Range<usize> {
         let from = self.needles.partition_point(|needle| needle.form.as_slice() < text);
         let behind = self.needles.get(from..).unwrap_or_default();
-        let begun = behind.partition_point(|needle| needle.form.starts_with(text));
-        self.is_nearly(&(from..from + begun), text.len())
+        from..from + behind.partition_point(|needle| needle.form.starts_with(text))
     }
 
-    /// Whether `depth` bytes of one of `forms`, which are the same up to there, are so much of it that they
-    /// count as a guess.
+    /// Whether `depth` bytes of one of `forms`, which are the same up to there, are more of it than may be
+    /// found out for nothing. Not where nothing waits any more: a guess at what stands behind the first part
+    /// must cost the same, right or wrong.
     pub(crate) fn is_guess(&self, forms: &Range<usize>, depth: usize) -> bool {
         let among = self.needles.get(forms.clone()).unwrap_or_default();
-        depth >= self.least_told && among.iter().any(|needle| needle.told <= depth)
+        let is_one = |needle: &Needle| match needle.role {
+            Role::Whole { first } => needle.told <= depth && depth < first,
+            Role::First | Role::Part => false,
+        };
+        depth >= self.least_told && among.iter().any(is_one)
     }
 
-    /// Whether a text, read without escapes, begins with so much of a secret that it counts as a guess, and
-    /// not with all of one.
+    /// Whether a text, as it stands, begins with that much of a secret, and not with all of it, nor of a part.
     pub(crate) fn begins_with_a_guess(&self, text: &[u8]) -> bool {
         if text.len() < self.least_told {
             return false;
@@ -186,7 +246,7 @@ impl Known {
             if forms.is_empty() {
                 return guess;
             }
-            if self.ends(&forms, depth).0 {
+            if self.ends(&forms, depth).role.is_some() {
                 return false;
             }
             guess |= self.is_guess(&forms, depth);
@@ -203,6 +263,16 @@ impl Known {
     pub(crate) fn begins_with_both(&self, first: u8, second: u8) -> bool {
         let (word, bit) = pair(first, second);
         self.pairs.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    /// Whether parts are looked for.
+    pub(crate) fn has_parts(&self) -> bool {
+        self.in_parts
+    }
+
+    /// Whether what was found is but a part.
+    pub(crate) fn is_part(&self, found: Found) -> bool {
+        found.needle.and_then(|needle| self.needles.get(needle)).is_some_and(|needle| !needle.is_whole())
     }
 
     /// How long the longest form is.

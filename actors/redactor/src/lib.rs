@@ -2,11 +2,11 @@
 //!
 //! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and
 //! published token formats (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump`
-//! to the journal pipes of agents' output. `screen` masks the secrets in use in answers from outside:
-//! `matching` and `spelling` undo escapes, `sieve` and `look` search streams, `pieces` keeps a stream from
-//! taking all of a thread's time, `guesses` and `public` keep agents from learning a secret by what is held
-//! back. `reference` is how a secret is named in files; `unlinked` opens logs for reading; `actor` owns the
-//! pumps. This crate must never log, print or serialise what it is given to hide.
+//! to the journal pipes of agents' output, `screen` (with `matching` and `spelling`, which undo escapes;
+//! `sieve` and `look` for streams, `pieces` so that none of them takes all of a thread's time, `guesses` and
+//! `public` against who learns by them, `parts` and `words` against who cuts) to what the world answers;
+//! `reference` is how a secret is named in files; `unlinked` opens logs for whoever reads them; `actor` owns
+//! the pumps. This crate must never log, print or serialise what it is given to hide.
 
 pub mod actor;
 pub mod ascii;
@@ -20,6 +20,7 @@ pub mod guesses;
 mod known;
 mod look;
 mod matching;
+mod parts;
 mod pass;
 mod pieces;
 mod public;
@@ -34,6 +35,7 @@ mod spelling;
 pub mod stream;
 mod tokens;
 mod unlinked;
+mod words;
 
 pub use engine::{Context, HOLD_MAX, Hit, Redactor, RedactorError, Scan};
 pub use forms::SECRET_MIN;

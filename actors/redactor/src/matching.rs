@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use crate::forms::Role;
 use crate::known::Known;
 use crate::spelling::{Reading, begins_escape, blanks, is_run, is_special, may_go_on, readings};
 
@@ -17,12 +18,29 @@ const TRIES: usize = 16;
 /// Number of line ends walked in a row from which on the outcome is kept.
 const MANY_ENDS: usize = 4;
 
+/// A part of a secret ([`parts`](crate::parts)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) end: usize,
+    /// It is the first: no more of the secret stands before it.
+    pub(crate) is_first: bool,
+}
+
+impl Part {
+    fn or(self, other: Self) -> Self {
+        Self { end: self.end.max(other.end), is_first: self.is_first && other.is_first }
+    }
+}
+
 /// What begins at one place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Begun {
     /// Where the longest secret there ends.
     pub(crate) whole: Option<usize>,
-    /// How many bytes of a secret stand before the text's end, which may have cut it off.
+    /// The part of a secret that is whole there.
+    pub(crate) part: Option<Part>,
+    /// How many bytes of a secret there are before the text's end, which may cut one off, if it waits for
+    /// more.
     pub(crate) cut: Option<usize>,
     /// Whether those are nearly all of it.
     pub(crate) nearly: bool,
@@ -35,6 +53,7 @@ impl Begun {
     fn or(self, other: Self) -> Self {
         Self {
             whole: self.whole.max(other.whole),
+            part: self.part.map_or(other.part, |part| Some(other.part.map_or(part, |other| part.or(other)))),
             cut: self.cut.max(other.cut),
             nearly: self.nearly || other.nearly,
             guess: self.guess || other.guess,
@@ -59,11 +78,11 @@ pub(crate) struct Way {
 impl Way {
     /// The outcome of this reading if the text ends here.
     fn cut_off(&self, known: &Known) -> Begun {
+        let forms = self.from..self.to;
         Begun {
-            whole: None,
-            cut: Some(self.depth),
-            nearly: known.is_nearly(&(self.from..self.to), self.depth),
-            guess: false,
+            cut: known.may_wait(&forms, self.depth).then_some(self.depth),
+            nearly: known.is_nearly(&forms, self.depth),
+            ..Begun::default()
         }
     }
 }
@@ -163,7 +182,12 @@ impl<'s> Matching<'s> {
         self.known_ends.clear();
     }
 
-    /// Takes the readings that the text's end has cut off in the last search.
+    /// Whether the text's end has cut off a way in the last search.
+    pub(crate) fn is_cut(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    /// The ways that the text's end has cut off in the last search.
     pub(crate) fn take_parked(&mut self) -> Vec<Way> {
         let mut parked = std::mem::take(&mut self.parked);
         parked.sort_unstable();
@@ -231,11 +255,16 @@ impl<'s> Matching<'s> {
                     return;
                 }
                 begun.guess |= known.is_guess(&forms, depth);
-                let (whole, goes_on) = known.ends(&forms, depth);
-                if whole {
-                    begun.whole = begun.whole.max(Some(at));
+                let ends = known.ends(&forms, depth);
+                match ends.role {
+                    Some(Role::Whole { .. }) => begun.whole = begun.whole.max(Some(at)),
+                    Some(role @ (Role::First | Role::Part)) => {
+                        let part = Part { end: at, is_first: role == Role::First };
+                        *begun = begun.or(Begun { part: Some(part), ..Begun::default() });
+                    }
+                    None => {}
                 }
-                if goes_on {
+                if ends.goes_on {
                     ways.push(Way { at, from: forms.start, to: forms.end, depth, broken: false });
                 }
             }

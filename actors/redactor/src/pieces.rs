@@ -10,8 +10,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-/// Most bytes that one turn searches. Ordinary chunks are no longer.
+use crate::words;
+
+/// What one turn searches at most, bytes. Ordinary chunks are no longer.
 pub const PIECE: usize = 16 * 1024;
+/// So much less it may be. Longer words are no keys.
+const WORD: usize = 512;
 
 /// A chunk on its way into a [`Sieve`](crate::Sieve), and how much of this turn is used up.
 #[derive(Debug, Default)]
@@ -30,7 +34,14 @@ impl Pieces {
     /// Returns the next piece; none once the chunk is done. Pending once this turn is used up: the task is
     /// woken when others have had their turn.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let length = self.rest.len().min(PIECE);
+        let length = match self.rest.get(..PIECE) {
+            // Not in a word, unless it is a long one: where a piece ends, the beginning of a value's part isn't
+            // known for what it is, and passes.
+            Some(piece) if self.rest.len() > PIECE => Some(words::start(piece, PIECE - WORD, PIECE))
+                .filter(|cut| *cut > PIECE - WORD)
+                .unwrap_or(PIECE),
+            _ => self.rest.len(),
+        };
         if length == 0 {
             return Poll::Ready(None);
         }
@@ -90,6 +101,26 @@ mod tests {
             assert_eq!(pieces.left(), 0);
         }
         turns
+    }
+
+    /// But for those that are longer than any key.
+    #[test]
+    fn a_piece_ends_between_words() {
+        for (before, word, first) in [
+            (PIECE - 20, 30, PIECE - 19),
+            (PIECE - WORD, WORD + 1, PIECE - WORD + 1),
+            (PIECE - WORD - 2, WORD + 9, PIECE),
+            (PIECE - 1, 4, PIECE),
+            (PIECE - 31, 30, PIECE),
+        ] {
+            let text = format!("{} {}", "x".repeat(before), "y".repeat(word));
+            let mut pieces = Pieces::default();
+            pieces.put(text.clone().into());
+            let mut cx = Context::from_waker(Waker::noop());
+            let Poll::Ready(Some(piece)) = pieces.poll_next(&mut cx) else { panic!("nothing came") };
+            assert_eq!(piece.len(), first, "{before}, {word}");
+            assert_eq!(pieces.left(), text.len() - first);
+        }
     }
 
     #[test]

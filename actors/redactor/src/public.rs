@@ -16,6 +16,9 @@ const LONGER: &[&[u8]] = &[
     b"sk-ant-admin01-",
     b"github_pat_11",
     b"pypi-AgEIcHlwaS5vcmc",
+    // Session tokens of AWS.
+    b"FwoGZXIvYXdzE",
+    b"IQoJb3JpZ2luX2Vj",
 ];
 /// Of the bytes behind the public beginning one in so many may be found out, but no fewer than [`LEAST`] and
 /// no more than [`MOST`].
@@ -34,7 +37,7 @@ pub(crate) fn told(value: &[u8]) -> usize {
 }
 
 /// How many of a value's first bytes are no secret.
-fn public(value: &[u8]) -> usize {
+pub(crate) fn public(value: &[u8]) -> usize {
     let listed = FORMATS.iter().flat_map(|format| format.prefixes).chain(LONGER);
     let prefix = listed.filter(|prefix| value.starts_with(prefix)).map(|prefix| prefix.len()).max();
     let shaped = [signed(value), numbered(value), addressed(value)].into_iter();

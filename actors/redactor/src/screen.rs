@@ -2,10 +2,11 @@
 //! sandbox.
 //!
 //! Known forms only ([`known`](crate::known)), each character as it stands or in any escape
-//! ([`matching`](crate::matching)): the agent works with answers, so they pass byte for byte, except for the
-//! secret itself. A secret that is split over any number of chunks is still found: only a tail that could be
-//! the beginning of a form is held back, so a stream isn't slowed by it. A line that ends as a secret begins
-//! may pass all the same; that is remembered, and what completes the secret is masked.
+//! ([`matching`](crate::matching)): answers are the agent's work and pass byte for byte but for the secret
+//! itself. One that is split over any number of chunks is still found: only a tail that could be the
+//! beginning of a form is held back, so a stream isn't slowed by it. A line that ends as one begins may pass
+//! all the same; it is remembered, and what makes it one is masked. Of a value that is cut its parts are found
+//! ([`parts`](crate::parts)), and masked with the rest of their word.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,10 +16,9 @@ use bytes::Bytes;
 use crate::engine::RedactorError;
 use crate::guesses::Guesser;
 use crate::known::Known;
-use crate::matching::Matching;
+use crate::look::{Open, Stage, look};
 use crate::secret::Secret;
 use crate::sieve::Sieve;
-use crate::spelling::is_escaped;
 
 /// Secrets shorter than this are placeholders (`EMPTY`, `none`, `ollama`) that occur in ordinary text: not
 /// looked for.
@@ -56,7 +56,7 @@ impl Screen {
             .filter(|secret| secret.len() >= SCREEN_MIN)
             .map(|secret| (Arc::clone(&kind), secret.clone()))
             .collect();
-        let known = if secrets.is_empty() { None } else { Some(Arc::new(Known::new(&secrets)?)) };
+        let known = if secrets.is_empty() { None } else { Some(Arc::new(Known::in_parts(&secrets)?)) };
         Ok(Self { known, mask })
     }
 
@@ -86,12 +86,28 @@ impl Screen {
         out
     }
 
-    /// Returns this range of a text, with `covered` masked.
-    pub(crate) fn let_pass(&self, text: &Bytes, range: Range<usize>, covered: &[Range<usize>]) -> Bytes {
+    /// This much of a text, with these covered. `goes_on`: the first of them, where it stands at the
+    /// beginning, is the rest of one that was covered before.
+    pub(crate) fn let_pass(
+        &self,
+        text: &Bytes,
+        range: Range<usize>,
+        covered: &[Range<usize>],
+        goes_on: bool,
+    ) -> Bytes {
         if covered.is_empty() {
             return text.slice(range);
         }
-        self.covered(text.get(..range.end).unwrap_or_default(), range.start, covered).into()
+        let text = text.get(..range.end).unwrap_or_default();
+        match covered.split_first() {
+            // Words stand for all of it.
+            Some((rest, others))
+                if goes_on && rest.start == range.start && matches!(self.mask, Mask::Words(_)) =>
+            {
+                self.covered(text, rest.end, others).into()
+            }
+            _ => self.covered(text, range.start, covered).into(),
+        }
     }
 
     /// The secrets that are looked for; none if there are none.
@@ -102,22 +118,7 @@ impl Screen {
     /// Where secrets stand, in order, without overlaps.
     fn spans(&self, bytes: &[u8]) -> Vec<Range<usize>> {
         let Some(known) = self.known.as_ref() else { return Vec::new() };
-        if !is_escaped(bytes) {
-            return known.all(bytes).map(|found| found.start..found.end).collect();
-        }
-        let mut matching = Matching::new(known, bytes);
-        let mut spans = Vec::new();
-        let mut at = 0;
-        while at < bytes.len() {
-            match matching.at(at).whole {
-                Some(end) => {
-                    spans.push(at..end);
-                    at = end;
-                }
-                None => at += 1,
-            }
-        }
-        spans
+        look(known, bytes, 0, &Open::default(), Stage::Whole).covered
     }
 
     fn cover(&self, length: usize, out: &mut Vec<u8>) {
@@ -140,5 +141,7 @@ impl std::fmt::Debug for Screen {
     }
 }
 
+#[cfg(test)]
+mod cuts;
 #[cfg(test)]
 mod tests;

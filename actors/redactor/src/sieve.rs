@@ -63,14 +63,16 @@ impl Sieve {
             chunk = joined.into();
         }
         let (shown, open) = (std::mem::take(&mut self.shown), std::mem::take(&mut self.open));
+        let goes_on = open.masked.is_some();
         let Look { covered, passes, mut open, .. } = self.doubt.look(known, &chunk, shown, &open);
         let from = open.ways.iter().map(|way| way.at).fold(passes, usize::min);
         self.kept.extend_from_slice(chunk.get(from..).unwrap_or_default());
         self.shown = passes - from;
         open.ways.iter_mut().for_each(|way| way.at -= from);
         open.whole = open.whole.map(|end| end.saturating_sub(from));
+        open.masked = open.masked.map(|masked| masked.moved(from));
         self.open = open;
-        self.screen.let_pass(&chunk, shown..passes, &covered)
+        self.screen.let_pass(&chunk, shown..passes, &covered, goes_on)
     }
 
     /// The end of the stream: what was held is no secret, since it is not whole.
@@ -83,13 +85,13 @@ impl Sieve {
         let (shown, open) = (std::mem::take(&mut self.shown), std::mem::take(&mut self.open));
         let Some(known) = self.screen.known() else { return rest };
         let mut look = look(known, &rest, shown, &open, Stage::Ended);
-        if look.begins_covered(shown) {
+        if look.was_one {
             self.doubt.were_none();
         }
         if look.passes < rest.len() {
             look.covered.push(look.passes..rest.len());
         }
-        self.screen.let_pass(&rest, shown..rest.len(), &look.covered)
+        self.screen.let_pass(&rest, shown..rest.len(), &look.covered, open.masked.is_some())
     }
 
     /// Bytes that wait.
@@ -121,7 +123,7 @@ impl Doubt {
 
     /// Counts the guesses of a look. Returns whether their outcome may be seen.
     fn counts(&mut self, look: &Look, shown: usize) -> bool {
-        if look.begins_covered(shown) {
+        if look.was_one {
             self.were_none();
         } else if look.passes > shown {
             self.open = 0;

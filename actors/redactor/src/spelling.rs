@@ -88,7 +88,9 @@ pub(crate) fn may_go_on(first: u8, second: u8) -> bool {
         _ if is_special(second) => true,
         b'%' => second == b'u' || second.is_ascii_hexdigit(),
         b'&' => is_in_entity(second),
-        b'\\' => matches!(second, b'n' | b'r' | b'/' | b'"' | b'\'' | b'x' | b'u' | b'U' | b'0'..=b'7'),
+        b'\\' => {
+            matches!(second, b'n' | b'r' | b'x' | b'u' | b'U' | b'0'..=b'7') || second.is_ascii_punctuation()
+        }
         _ => false,
     }
 }
@@ -120,6 +122,9 @@ pub(crate) fn readings(text: &[u8], mut take: impl FnMut(Reading)) {
     if let Some(reading) = outer {
         take(reading);
     }
+    if let Some(character) = escaped_escape(text) {
+        take(Reading::Character(2, character));
+    }
     if let Some(Reading::Character(length, character)) = outer
         && character.is_line_end()
     {
@@ -144,9 +149,13 @@ pub(crate) fn readings(text: &[u8], mut take: impl FnMut(Reading)) {
 fn nested(text: &[u8], mut take: impl FnMut(Reading)) {
     let window = text.get(..SPELLED_MAX).unwrap_or(text);
     let mut once = Undone::new(window, SPELLED_MAX);
+    let given = escaped_escape(text).map_or(0, |_| 2);
+    let given = once.escaped_escape(given, &mut take);
     if once.front(text, &mut take) {
-        // Of the last round only the front is looked at.
-        Undone::new(once, ESCAPE_MAX).front(text, &mut take);
+        // Of the last one nothing is looked at but its front.
+        let mut twice = Undone::new(once, ESCAPE_MAX);
+        twice.escaped_escape(given, &mut take);
+        twice.front(text, &mut take);
     }
 }
 
@@ -197,7 +206,17 @@ impl<S: Source> Undone<S> {
         Self { of, most, bytes, ends, length: 0, at: 0, plain: 0, ended: false, cut: false }
     }
 
-    /// Gives the reading of its front. Returns whether a further round may find another.
+    /// Gives that reading of its front, unless it was given of so many bytes. Gives of how many it was.
+    fn escaped_escape(&mut self, given: usize, take: &mut impl FnMut(Reading)) -> usize {
+        let Some(character) = escaped_escape(self.from(0, 2)) else { return given };
+        let length = self.source(2);
+        if length != given {
+            take(Reading::Character(length, character));
+        }
+        length
+    }
+
+    /// Gives the reading of its front. Whether a further round may find another.
     fn front(&mut self, text: &[u8], take: &mut impl FnMut(Reading)) -> bool {
         match escape_at(self, 0) {
             // Nothing was undone, so this is no other reading, and there are none further down.
@@ -352,14 +371,25 @@ fn hexadecimal(text: &[u8], digits: usize) -> Read<u32> {
     Some(Some(code))
 }
 
-/// `\/`, `\x65`, `\u0065`, a pair of surrogates: JSON's (RFC 8259 section 7), and what languages add (`\145`,
-/// `\u{65}`, `\U00000065`).
+/// What a backslash makes of what may begin an escape itself. A reading beside that escape's: `\&quot;` is a
+/// quotation mark, too.
+fn escaped_escape(text: &[u8]) -> Option<Character> {
+    match text {
+        [b'\\', same @ (b'%' | b'&'), ..] => Some(Character::byte(*same)),
+        _ => None,
+    }
+}
+
+/// `\/`, `\x65`, `\u0065`, a pair of surrogates: JSON's (RFC 8259 section 7), what languages add (`\145`,
+/// `\u{65}`, `\U00000065`), and any punctuation, which Markdown (CommonMark section 2.4) and regular expressions
+/// escape so (`ghp\_`, `sk\-`). Not what may begin an escape of its own: that is [`escaped_escape`].
 fn backslash(text: &[u8]) -> Read<(usize, Character)> {
     match text {
         [] => None,
         [b'n', ..] => Some(Some((2, Character::byte(b'\n')))),
         [b'r', ..] => Some(Some((2, Character::byte(b'\r')))),
-        [same @ (b'/' | b'"' | b'\'' | b'\\'), ..] => Some(Some((2, Character::byte(*same)))),
+        [b'%' | b'&', ..] => Some(None),
+        [same, ..] if same.is_ascii_punctuation() => Some(Some((2, Character::byte(*same)))),
         [b'x', rest @ ..] => hexadecimal(rest, 2).map(|code| Some((4, byte(code?)?))),
         [b'U', rest @ ..] => hexadecimal(rest, 8).map(|code| Some((10, Character::of(code?)?))),
         [b'u', b'{', rest @ ..] => braced(rest),

@@ -166,6 +166,25 @@ fn no_escape_takes_a_part_of_the_secret_away() {
     }
 }
 
+/// What Markdown and regular expressions put before punctuation hides nothing, in pieces neither.
+#[test]
+fn backslashes_before_punctuation_hide_nothing() {
+    let key = "ghp_0123.456-789+abc%xyz&gh";
+    let it = screen(key, Mask::Stars);
+    let escape = |text: &str| -> String {
+        text.chars().flat_map(|c| c.is_ascii_punctuation().then_some('\\').into_iter().chain([c])).collect()
+    };
+    for text in ["ghp\\_0123.456-789+abc%xyz&gh".to_owned(), escape(key), escape(key).replace('\\', "\\\\")] {
+        let stars = "*".repeat(text.len());
+        let masked = it.masked(format!("{text}\"").as_bytes()).map(String::from_utf8);
+        assert_eq!(masked, Some(Ok(format!("{stars}\""))), "{text}");
+        for cut in 0..text.len() {
+            let out = through(&it, &[b"x ", &text.as_bytes()[..cut], &text.as_bytes()[cut..], b" y"]);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("x {stars} y"), "{cut} of {text}");
+        }
+    }
+}
+
 #[test]
 fn a_line_that_ends_like_a_key_begins_is_not_held() {
     let mut sieve = screen("sk-0123456789abcdef", Mask::Stars).sieve(guesser());
@@ -195,8 +214,11 @@ fn a_stream_that_ends_inside_the_key_does_not_give_it_away() {
     assert_eq!(out, b"x *****************");
 }
 
-/// An agent that has a server send guesses must not see in the answers how a secret begins: neither in plain
-/// text nor in hexadecimal, where each guess has only sixteen possible digits.
+/// As much of the key below as is its first part.
+const FIRST: usize = 16;
+
+/// Whoever has a server say guesses must not see in the answers how a secret begins: neither plain nor, where
+/// a step is the sixteenth part of a byte, in hexadecimal.
 #[test]
 fn what_is_masked_tells_nobody_how_a_key_begins() {
     let key = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
@@ -213,7 +235,12 @@ fn what_is_masked_tells_nobody_how_a_key_begins() {
             let missing = form.len() / each - letters;
             // Of base64 the last characters are a neighbour's too.
             assert!(masked || missing > 0, "{guess}");
-            assert!(!masked || missing < SCREEN_MIN + 2, "{missing} more to guess: {shown}");
+            // What is masked holds all of the first part, and tells of nothing behind it.
+            let said = letters * key.len() * each / form.len();
+            assert!(!masked || said + 1 >= FIRST || missing < SCREEN_MIN + 2, "{said} were said: {shown}");
+            let wrong = format!("you said: {}~", &guess[..guess.len() - each]);
+            let first = through(&it, &[wrong.as_bytes()]).contains(&b'*');
+            assert!(!first || shown.trim_end_matches('*').len() <= "you said: eDp".len(), "{shown}");
         }
     }
 }

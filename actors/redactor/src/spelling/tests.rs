@@ -50,7 +50,14 @@ fn each_escape_is_read_and_what_is_none_is_not() {
         ("\\\\u0065y", &["2:\\", "7:e"]),
         ("\\\\u005cu0065y", &["2:\\", "7:\\", "12:e"]),
         ("%25&#50;5", &["3:%", "9:%", "cut"]),
-        ("\\%750065y", &["8:e"]),
+        ("\\%750065y", &["2:%", "8:e"]),
+        ("\\&quot;y", &["2:&", "7:\""]),
+        ("\\_y", &["2:_"]),
+        ("\\-65", &["2:-"]),
+        ("\\=y", &["2:="]),
+        ("%5C_y", &["3:\\", "4:_"]),
+        ("\\\\_y", &["2:\\", "3:_"]),
+        ("\\\\& y", &["2:\\", "3:&"]),
         ("\\\\ny", &["2:\\", "3:\n", "3:"]),
         ("%zz", &[]),
         ("\\q", &[]),
@@ -61,6 +68,16 @@ fn each_escape_is_read_and_what_is_none_is_not() {
         ("\\u{}", &[]),
     ] {
         assert_eq!(read(text), readings, "{text}");
+    }
+}
+
+/// As Markdown and regular expressions escape it; of a letter that is no such escape.
+#[test]
+fn any_punctuation_behind_a_backslash_is_read_as_itself() {
+    for byte in 0x20..0x7f_u8 {
+        let text = format!("\\{}~", char::from(byte));
+        let itself = format!("2:{}", char::from(byte));
+        assert_eq!(read(&text).contains(&itself), byte.is_ascii_punctuation(), "{text}");
     }
 }
 
@@ -110,6 +127,9 @@ mod obvious {
         if let Some(reading) = outer {
             take(reading);
         }
+        if text.starts_with(b"\\%") || text.starts_with(b"\\&") {
+            take(Reading::Character(2, Character::byte(text[1])));
+        }
         if let Some(Reading::Character(length, character)) = outer
             && character.is_line_end()
         {
@@ -128,12 +148,19 @@ mod obvious {
     /// The readings of a front within which others were undone first.
     fn nested(text: &[u8], mut take: impl FnMut(Reading)) {
         let mut inner = Window::of(text);
+        let mut given = if text.starts_with(b"\\%") || text.starts_with(b"\\&") { 2 } else { 0 };
         for round in 1..ROUNDS {
             // Of the last one nothing is looked at but its front.
             let Some(next) = inner.undone(if round + 1 == ROUNDS { ESCAPE_MAX } else { SPELLED_MAX }) else {
                 return;
             };
             inner = next;
+            if inner.bytes().starts_with(b"\\%") || inner.bytes().starts_with(b"\\&") {
+                let length = inner.source(2);
+                if length != std::mem::replace(&mut given, length) {
+                    take(Reading::Character(length, Character::byte(inner.bytes()[1])));
+                }
+            }
             match escape(inner.bytes()) {
                 Some(Reading::Character(length, character)) => {
                     let length = inner.source(length);
