@@ -1,4 +1,4 @@
-//! Step four of the road: identifying the caller.
+//! A step of the road: identifying the caller.
 //!
 //! A [`Judged`] caller is made here and nowhere else, by asking the identifier who holds the agent's end of
 //! the connection, and whether that is the process that made it. The first request asks both in one question,

@@ -1,4 +1,4 @@
-//! Step three of the road: what a well-formed head asks for, in canonical form.
+//! A step of the road: what a well-formed head asks for, in canonical form.
 //!
 //! An [`Intent`] is made here and nowhere else, from a request and the [`Scope`] it arrived in. All the names
 //! that a request carries (CONNECT target, absolute form, `Host`, `:authority`, the tunnel it travels in)

@@ -1,4 +1,4 @@
-//! The first two steps of the road: accepting, and knowing what was accepted.
+//! The first step of the road: accepting, and knowing what was accepted.
 //!
 //! Accept tasks belong to the proxy actor and die with it; the connections they hand over do not. Must never
 //! spin on a failing accept, and never hold more connections than the sandbox may have.

@@ -1,4 +1,4 @@
-//! Step eight of the road: a connection that speaks HTTP to what was dialled.
+//! A step of the road, after dialling: a connection that speaks HTTP to what was dialled.
 //!
 //! TLS towards the upstream is verified against the host that was judged; HTTP/1.1 or HTTP/2 is what ALPN
 //! says. Must never dial: connections come from the guard.

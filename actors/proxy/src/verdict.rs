@@ -1,4 +1,4 @@
-//! Step five of the road: the policy's decision, from one generation.
+//! A step of the road: the policy's decision, from one generation.
 //!
 //! [`Granted`] (this caller may reach this destination) and [`Permitted`] (and send this request) are made
 //! here and nowhere else. Both keep what the decision was made from, so that it can be made again when the

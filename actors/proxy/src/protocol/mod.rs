@@ -1,4 +1,4 @@
-//! Step five and a half of the road: judging what follows a request's head.
+//! A step of the road: judging what follows a request's head.
 //!
 //! Where an endpoint judges bodies, the body is read here, whole and bounded, and *those bytes* are what goes
 //! on; nothing of them is changed. A body that can't be judged is refused by the policy like any other (and
