@@ -140,6 +140,45 @@ fn request(bencher: Bencher<'_, '_>, method: &str, allowed: bool) {
     bencher.bench_local(|| compiled.request(black_box(&to), black_box(&caller), black_box(&facts)).is_ok());
 }
 
+/// Requests that cost as much as an agent can make one cost, against thirty deny rules: a long path of many
+/// segments that every reading changes, and a query that is long or names other methods.
+#[divan::bench(args = ["methods", "parameters", "resources"], sample_count = 20)]
+fn hostile(bencher: Bencher<'_, '_>, what: &str) {
+    let mut text = String::from(
+        "version: 1\nnetwork_policies: { a: { endpoints: [ { host: a.example.com, port: 443, protocol: rest, access: full, deny_rules: [\n",
+    );
+    for n in 0..10 {
+        let deep =
+            format!("{{ method: '*', path: '/**/secret{n}/**' }}, {{ method: '*', path: '/**/s*a{n}' }}");
+        let asking = format!("{{ method: '*', path: '/**/*aaa?/**/x{n}', query: {{ q{n}: 'a*b*c' }} }}");
+        writeln!(text, "{deep}, {asking},").unwrap();
+    }
+    text.push_str("] } ] } }\n");
+    let compiled = Compiled::new(&parse("bench", &text).unwrap().policy).unwrap();
+    let (to, caller) = (to("a.example.com"), caller("/usr/bin/gh"));
+    let long = |n: usize| format!("{}/", "/S1AAAA.".repeat(n));
+    let path = CanonicalPath::parse(&long(890), PathOptions::default()).unwrap();
+    let query = match what {
+        "methods" => (0..8).map(|n| format!("_method=M{n}&")).collect(),
+        "parameters" => "q1=aaaaaaaaaa&".repeat(1000),
+        _ => String::new(),
+    };
+    let query = Query::parse(Some(&query)).unwrap();
+    let mut headers = http::HeaderMap::new();
+    if what == "resources" {
+        for _ in 0..3 {
+            headers.append("destination", long(890).parse().unwrap());
+        }
+    }
+    let seconds = cofferdam_policy::second::named_in(&headers, "GET", &path);
+    let content = cofferdam_policy::Content::Unread;
+    let facts = RequestFacts { method: "GET", path: &path, query: &query, websocket: false, content };
+    let treatment = compiled.connect(&to, &caller).unwrap().treatment;
+    let judge = || compiled.request_as_sent((&to, treatment), &caller, black_box(&facts), &seconds);
+    assert!(judge().is_ok(), "{:?}", judge().err());
+    bencher.bench_local(|| judge().is_ok());
+}
+
 #[divan::bench(args = ["/repos/owner/name/issues", "/a/./b//c/%7euser/..;x=1/%E2%82%AC/d%20e"])]
 fn canonical_path(path: &str) -> CanonicalPath {
     CanonicalPath::parse(black_box(path), PathOptions::default()).unwrap()

@@ -4,7 +4,7 @@
 //! The proxy and `policy explain` both judge whole requests here. Must never be more lenient than the
 //! judgement of each part.
 
-use crate::compiled::Compiled;
+use crate::compiled::{Answers, Compiled};
 use crate::decision::{Allowed, Denial, RequestFacts};
 use crate::renamed::{renamed, unknown_method};
 use crate::second::Second;
@@ -26,10 +26,13 @@ impl Compiled {
         facts: &RequestFacts<'_>,
         seconds: &[Second],
     ) -> Result<Allowed, Denial> {
-        let mut allowed = self.request(to, caller, facts)?;
-        for method in renamed(treatment, facts) {
+        let renamed = renamed(treatment, facts);
+        // The path is the agent's, and as long as it likes: compared with each rule once, not once a method.
+        let said = if renamed.is_empty() { Answers::for_parts(facts.content) } else { Answers::kept() };
+        let mut allowed = self.judged(to, caller, facts, &said)?;
+        for method in renamed {
             let method = method.ok_or_else(unknown_method)?;
-            let also = self.request(to, caller, &RequestFacts { method: &method, ..*facts });
+            let also = self.judged(to, caller, &RequestFacts { method: &method, ..*facts }, &said);
             let also = also.map_err(|denial| Denial {
                 detail: format!("its query makes it {method} to some servers: {}", denial.detail),
                 ..denial

@@ -14,10 +14,12 @@ use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::model::{HostPattern, Policy};
 use crate::{Caller, DomainName, Host};
 
+mod answers;
 mod denial;
 mod judge;
 mod place;
 
+pub(crate) use answers::Answers;
 pub use denial::Difference;
 pub(crate) use denial::Near;
 pub(crate) use place::{Place, Programs};

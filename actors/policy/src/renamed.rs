@@ -18,7 +18,10 @@ const PERHAPS: &str = "method";
 /// The values with which [`PERHAPS`] names a method.
 const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];
 
-/// A method that a query names; `None` where the value can't be a method.
+/// Most other methods of one request. A form names one.
+const MAX_METHODS: usize = 8;
+
+/// A method that a query names; none where what it says can't be one.
 pub(crate) type Renamed = Option<String>;
 
 /// The other methods by which a request must be judged; none where requests aren't read.
@@ -35,12 +38,23 @@ pub fn names_another_method(query: &Query, own: &str) -> bool {
     !named_in(query, own).is_empty()
 }
 
-/// All the methods that a query names and that aren't the request's own.
+/// The methods that a query names and that aren't the request's own, each once. Of too many it is none: each
+/// is judged, and a query has room for a thousand.
 fn named_in(query: &Query, own: &str) -> Vec<Renamed> {
     let always = ALWAYS.iter().flat_map(|name| query.values(name)).map(read);
     let perhaps = query.values(PERHAPS).map(read);
     let perhaps = perhaps.filter(|method| method.as_deref().is_some_and(|method| METHODS.contains(&method)));
-    always.chain(perhaps).filter(|method| method.as_deref() != Some(own)).collect()
+    let mut named = Vec::new();
+    for method in always.chain(perhaps).filter(|method| method.as_deref() != Some(own)) {
+        if named.contains(&method) {
+            continue;
+        }
+        if named.len() == MAX_METHODS {
+            return vec![None];
+        }
+        named.push(method);
+    }
+    named
 }
 
 /// Reads a value as a method, in capital letters, as every server does.
@@ -55,7 +69,7 @@ pub(crate) fn unknown_method() -> Denial {
         layer: Layer::L7,
         detail: "its query gives it another method for some servers, which can't be judged".to_owned(),
         policy: None,
-        hint: Some("leave the parameter out, or name a method in it".to_owned()),
+        hint: Some("leave the parameter out, or name one method in it".to_owned()),
     }
 }
 
@@ -87,6 +101,16 @@ mod tests {
         assert_eq!(named("_method="), [None]);
         assert_eq!(named(&format!("_method={WEBSOCKET_TEXT}")), [None]);
         assert_eq!(named("_method=GET&_method=DELETE"), [delete()]);
+    }
+
+    #[test]
+    fn a_method_is_judged_once_and_too_many_are_none() {
+        let (put, delete) = (|| Some("PUT".to_owned()), || Some("DELETE".to_owned()));
+        assert_eq!(named(&"_method=PUT&x-method-override=delete&method=PUT&".repeat(300)), [put(), delete()]);
+        let many = |count: usize| (0..count).map(|n| format!("_method=M{n}&")).collect::<String>();
+        assert_eq!(named(&many(MAX_METHODS)).len(), MAX_METHODS);
+        assert_eq!(named(&many(MAX_METHODS + 1)), [None]);
+        assert_eq!(named(&many(1000)), [None]);
     }
 
     #[test]

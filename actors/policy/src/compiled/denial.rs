@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::place::{Clause, Test, known, methods};
-use super::{Compiled, Place, Programs};
+use super::{Answers, Compiled, Place, Programs};
 use crate::content::rpc::is_plain_tool;
 use crate::content::{Message, Operation, Part, SocketMessage, Text};
 use crate::model::{Bodies, GraphqlRule, HttpRule, Origin, RpcRule, Rule};
@@ -289,7 +289,8 @@ impl Compiled {
         if let Part::Unreadable(why) = part {
             own.push(Difference::Unreadable(why.to_string()));
         }
-        if let Some(clause) = place.deny.iter().find(|c| c.denies(facts, part, &place.bodies)) {
+        let said = Answers::unkept();
+        if let Some(clause) = place.deny.iter().find(|c| c.denies(facts, part, &place.bodies, &said)) {
             own.push(Difference::Denied(clause.text.to_string()));
         }
         let rules =

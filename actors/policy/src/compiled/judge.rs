@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::place::{Clause, Test};
-use super::{Compiled, Near, Place};
+use super::{Answers, Compiled, Near, Place};
 use crate::content::{Asks, Content, Part, Unreadable};
 use crate::model::{Origin, Rewrites, Rule};
 use crate::{
@@ -127,7 +127,18 @@ impl Compiled {
         caller: &Caller,
         facts: &RequestFacts<'_>,
     ) -> Result<Allowed, Denial> {
-        let one = |part: Part<'_>| self.part(to, caller, facts, part);
+        self.judged(to, caller, facts, &Answers::for_parts(facts.content))
+    }
+
+    /// The same, with what was `said` of its path and query before.
+    pub(crate) fn judged(
+        &self,
+        to: &Destination,
+        caller: &Caller,
+        facts: &RequestFacts<'_>,
+        said: &Answers,
+    ) -> Result<Allowed, Denial> {
+        let one = |part: Part<'_>| self.part(to, caller, facts, part, said);
         match facts.content {
             Content::Unread => one(Part::Head),
             Content::Rpc(messages) => all(messages.iter().map(Part::Rpc), one),
@@ -157,7 +168,8 @@ impl Compiled {
         caller: &'p Caller,
         facts: &RequestFacts<'_>,
     ) -> Option<&'p Clause> {
-        let votes = self.votes(to, caller, facts, self.refused_part(to, caller, facts)?);
+        let part = self.refused_part(to, caller, facts)?;
+        let votes = self.votes(to, caller, facts, part, &Answers::unkept());
         votes.refused.or(votes.would_refuse).map(|(_, clause)| clause)
     }
 
@@ -185,10 +197,10 @@ impl Compiled {
         caller: &Caller,
         facts: &RequestFacts<'f>,
     ) -> Option<Part<'f>> {
-        let refused = |part: &Part<'_>| self.part(to, caller, facts, *part).is_err();
-        let recorded = |part: &Part<'_>| {
-            self.part(to, caller, facts, *part).is_ok_and(|allowed| allowed.audit_only.is_some())
-        };
+        let said = Answers::for_parts(facts.content);
+        let judged = |part: &Part<'_>| self.part(to, caller, facts, *part, &said);
+        let refused = |part: &Part<'_>| judged(part).is_err();
+        let recorded = |part: &Part<'_>| judged(part).is_ok_and(|allowed| allowed.audit_only.is_some());
         match facts.content {
             Content::Rpc(messages) => {
                 let parts = || messages.iter().map(Part::Rpc);
@@ -211,8 +223,9 @@ impl Compiled {
         caller: &Caller,
         facts: &RequestFacts<'_>,
         part: Part<'_>,
+        said: &Answers,
     ) -> Result<Allowed, Denial> {
-        self.count(&self.votes(to, caller, facts, part), to, caller, facts, part)
+        self.count(&self.votes(to, caller, facts, part, said), to, caller, facts, part)
     }
 
     fn votes<'p>(
@@ -221,14 +234,15 @@ impl Compiled {
         caller: &'p Caller,
         facts: &RequestFacts<'_>,
         part: Part<'_>,
+        said: &Answers,
     ) -> Votes<'p> {
         let mut votes = Votes::default();
         for place in self.granting(&to.host, to.port, caller) {
             votes.granted.get_or_insert(place);
             if let Some(protocol) = place.protocol() {
                 votes.inspected = true;
-                if place.concerns(facts.path) {
-                    votes.hear(place, protocol, facts, part);
+                if place.path.as_ref().is_none_or(|own| said.may_match(own, facts)) {
+                    votes.hear(place, protocol, (facts, part), said);
                 }
             }
         }
@@ -325,8 +339,14 @@ struct Slot<'p> {
 }
 
 impl<'p> Votes<'p> {
-    fn hear(&mut self, place: &'p Place, protocol: Protocol, facts: &RequestFacts<'_>, part: Part<'_>) {
-        if let Some(clause) = place.deny.iter().find(|c| c.denies(facts, part, &place.bodies)) {
+    fn hear(
+        &mut self,
+        place: &'p Place,
+        protocol: Protocol,
+        (facts, part): (&RequestFacts<'_>, Part<'_>),
+        said: &Answers,
+    ) {
+        if let Some(clause) = place.deny.iter().find(|c| c.denies(facts, part, &place.bodies, said)) {
             let slot = if place.audit { &mut self.would_refuse } else { &mut self.refused };
             slot.get_or_insert((place, clause));
         }
@@ -339,11 +359,13 @@ impl<'p> Votes<'p> {
             self.disagree |= self.bodies.is_some_and(|other| other != protocol);
             self.bodies = Some(protocol);
         }
-        if !place.serves(facts.path) {
+        let own_path = place.path.as_ref().is_none_or(|own| said.matches(own, facts));
+        if !own_path || !place.takes_slashes_of(facts.path) {
             return;
         }
         let slot = if protocol.reads_bodies() { &mut self.body } else { &mut self.plain };
-        let allows = |clause: &&Clause| reads(protocol, part) && clause.allows(facts, part, &place.bodies);
+        let allows =
+            |clause: &&Clause| reads(protocol, part) && clause.allows(facts, part, &place.bodies, said);
         match place.allow.iter().find(allows) {
             Some(clause) => {
                 slot.let_through.get_or_insert((place, clause));

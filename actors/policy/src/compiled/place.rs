@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::Answers;
 use crate::content::rpc::is_plain_tool;
 use crate::content::{Message, Operation, Part, Selected, SocketMessage, Text};
 use crate::model::{
@@ -53,21 +54,25 @@ pub(crate) enum Test {
 impl Clause {
     /// Whether the clause, as an allow rule, allows one part of a request. A persisted query is known only as
     /// far as it is registered in `bodies`.
-    pub(crate) fn allows(&self, facts: &RequestFacts<'_>, part: Part<'_>, bodies: &Bodies) -> bool {
-        let (method, path, query) = (facts.method, facts.path, facts.query);
+    pub(crate) fn allows(
+        &self,
+        facts: &RequestFacts<'_>,
+        part: Part<'_>,
+        bodies: &Bodies,
+        said: &Answers,
+    ) -> bool {
+        let method = facts.method;
         match (&self.test, part) {
             (Test::Access(access), Part::Graphql(operation)) => {
                 known(operation, bodies).is_some_and(|operation| access.covers_operation(operation.kind))
             }
             (Test::Access(access), Part::Head | Part::Text(_) | Part::Binary) => access.covers(method),
-            (Test::Rule(Rule::Http(rule)), Part::Head) => {
-                !rule.reads_messages() && rule.allows(method, path, query)
-            }
+            (Test::Rule(Rule::Http(rule)), Part::Head) => !rule.reads_messages() && said.allows(rule, facts),
             (Test::Rule(Rule::Http(rule)), Part::Text(text)) => {
-                rule.allows(method, path, query) && rule.allows_text(&text)
+                said.allows(rule, facts) && rule.allows_text(&text)
             }
             (Test::Rule(Rule::Http(rule)), Part::Binary) => {
-                !rule.reads_messages() && rule.allows(method, path, query)
+                !rule.reads_messages() && said.allows(rule, facts)
             }
             // GET opens MCP's stream of the server's messages, DELETE ends a session: neither holds a message
             // of the client's.
@@ -94,10 +99,16 @@ impl Clause {
     }
 
     /// Whether the clause, as a deny rule, refuses one part of a request.
-    pub(crate) fn denies(&self, facts: &RequestFacts<'_>, part: Part<'_>, bodies: &Bodies) -> bool {
+    pub(crate) fn denies(
+        &self,
+        facts: &RequestFacts<'_>,
+        part: Part<'_>,
+        bodies: &Bodies,
+        said: &Answers,
+    ) -> bool {
         match (&self.test, part) {
             (Test::Rule(Rule::Http(rule)), part) => {
-                rule.denies(facts.method, facts.path, facts.query)
+                said.denies(rule, facts)
                     && match part {
                         Part::Text(text) => rule.denies_text(&text),
                         // A binary message can't be read, so it might say what the rule denies.
@@ -201,8 +212,12 @@ impl Place {
 
     /// Whether the endpoint serves a path, so that its allow rules apply to it.
     pub(crate) fn serves(&self, path: &CanonicalPath) -> bool {
-        (self.path_options.allow_encoded_slash || !path.has_encoded_slash())
-            && self.path.as_ref().is_none_or(|own| own.matches(path))
+        self.takes_slashes_of(path) && self.path.as_ref().is_none_or(|own| own.matches(path))
+    }
+
+    /// Whether an encoded slash in a path is none that it doesn't take.
+    pub(crate) fn takes_slashes_of(&self, path: &CanonicalPath) -> bool {
+        self.path_options.allow_encoded_slash || !path.has_encoded_slash()
     }
 
     /// Whether the endpoint's deny rules apply to a path: whether its own `path` matches it in one of the

@@ -186,8 +186,10 @@ impl PathPattern {
     /// spaces at the end of a name.
     #[must_use]
     pub fn may_match(&self, path: &CanonicalPath) -> bool {
-        let with_or_without_end =
-            |glob: &Glob, reading: &str| glob.matches(reading) || glob.matches(without_end(reading));
+        let with_or_without_end = |glob: &Glob, reading: &str| {
+            let bare = without_end(reading);
+            glob.matches(reading) || (bare.len() < reading.len() && glob.matches(bare))
+        };
         let lenient = || self.lenient.as_ref().unwrap_or(&self.glob);
         let leniently = || with_or_without_end(lenient(), path.leniently().unwrap_or(path.as_str()));
         with_or_without_end(&self.glob, path.as_str())
@@ -314,19 +316,18 @@ pub struct HttpRule {
 }
 
 impl HttpRule {
-    /// Whether the rule, as an allow rule, covers a request: every value of every named parameter must match.
+    /// Whether the rule, as an allow rule, covers a request of its method: every value of every named
+    /// parameter must match.
     #[must_use]
-    pub fn allows(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
-        self.method.covers(method) && self.path.matches(path) && self.query.iter().all(|m| m.allows(query))
+    pub(crate) fn allows_place(&self, path: &CanonicalPath, query: &Query) -> bool {
+        self.path.matches(path) && self.query.iter().all(|m| m.allows(query))
     }
 
     /// Whether the rule, as a deny rule, hits a request: one matching reading of method and path, and one
     /// matching value of each named parameter, are enough.
     #[must_use]
-    pub fn denies(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
-        self.method.hits(method)
-            && self.path.may_match(path)
-            && self.query.iter().all(|m| query.any(&m.name, |v| m.value(v)))
+    pub(crate) fn denies_place(&self, path: &CanonicalPath, query: &Query) -> bool {
+        self.path.may_match(path) && self.query.iter().all(|m| query.any(&m.name, |v| m.value(v)))
     }
 
     /// Whether the rule depends on the content of messages.
