@@ -193,7 +193,9 @@ impl<B> Drop for Relay<B> {
         let Some(mut story) = self.story.take() else { return };
         if let Some(held) = story.held.take() {
             let seen = if story.answers { self.tap.passed() } else { 0 };
-            let used = held.estimate().used(story.kind, &self.tap.tokens(), seen, story.code, self.complete);
+            // Many a reader leaves behind an answer's last word.
+            let complete = self.complete || self.tap.is_over();
+            let used = held.estimate().used(story.kind, &self.tap.tokens(), seen, story.code, complete);
             held.settle(used);
         }
         let outcome = Outcome {

@@ -78,6 +78,48 @@ pub struct Tap {
     text: u64,
     /// The number of `data:` lines.
     events: u64,
+    /// How the line in hand of an event stream begins.
+    begun: Begun,
+    end: End,
+}
+
+/// How far an event stream is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    Open,
+    /// The event whose usage is the whole answer's was named: it follows, in the Responses API.
+    Named,
+    Over,
+}
+
+/// The beginning of a line, as long as any that is looked for.
+#[derive(Debug, Default)]
+struct Begun {
+    bytes: [u8; 26],
+    length: usize,
+}
+
+impl Begun {
+    fn push(&mut self, byte: u8) {
+        if let Some(slot) = self.bytes.get_mut(self.length) {
+            *slot = byte;
+        }
+        self.length = self.length.saturating_add(1);
+    }
+
+    /// What the line says of the stream's end, now that it is over itself.
+    fn take(&mut self) -> Option<End> {
+        let line = self.bytes.get(..std::mem::take(&mut self.length))?;
+        let (field, value) = line.split_at_checked(line.iter().position(|byte| *byte == b':')?)?;
+        match (field, value.strip_prefix(b": ").or_else(|| value.strip_prefix(b":"))?) {
+            (b"data", b"[DONE]") | (b"event", b"message_stop") => Some(End::Over),
+            (b"event", b"response.completed" | b"response.incomplete" | b"response.failed") => {
+                Some(End::Named)
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -107,7 +149,15 @@ impl Tap {
             "text/event-stream" => Framing::Events(Line::Name(0)),
             _ => Framing::Opaque,
         };
-        Self { framing, json: Json::default(), tokens: Tokens::default(), text: 0, events: 0 }
+        Self {
+            framing,
+            json: Json::default(),
+            tokens: Tokens::default(),
+            text: 0,
+            events: 0,
+            begun: Begun::default(),
+            end: End::default(),
+        }
     }
 
     /// Reads the next bytes.
@@ -121,6 +171,11 @@ impl Tap {
             }
             Framing::Events(line) => {
                 for b in bytes {
+                    if matches!(b, b'\n' | b'\r') {
+                        self.end = self.begun.take().unwrap_or(self.end);
+                    } else {
+                        self.begun.push(*b);
+                    }
                     *line = match (*line, *b) {
                         // The empty line ends an event, and with it its JSON.
                         (Line::Name(0), b'\n' | b'\r') => {
@@ -144,6 +199,15 @@ impl Tap {
                     };
                 }
             }
+        }
+    }
+
+    /// Whether the answer has said that this is all of it, though its body may go on: no more is made.
+    pub fn is_over(&self) -> bool {
+        match (&self.framing, self.end) {
+            (Framing::Events(_), End::Over) => true,
+            (Framing::Events(_), End::Named) | (Framing::Whole, _) => self.tokens.output.is_some(),
+            (Framing::Events(_), End::Open) | (Framing::Opaque, _) => false,
         }
     }
 
@@ -356,6 +420,42 @@ mod tests {
         let message = "data: {\"delta\":{\"type\":\"text_delta\",\"text\":\"four times\"}}\n\n";
         assert_eq!(passed(SSE, message), 10);
         assert_eq!(passed("text/plain", "four times"), 5);
+    }
+
+    #[test]
+    fn an_answer_is_over_with_its_last_word() {
+        let over = |kind: &str, text: &str| {
+            let whole = [text.len(), 1, 3].map(|size| {
+                let mut tap = Tap::new(kind);
+                text.as_bytes().chunks(size).for_each(|piece| tap.see(piece));
+                tap.is_over()
+            });
+            assert!(whole == [whole[0]; 3], "{text}");
+            whole[0]
+        };
+        let usage = "data: {\"response\":{\"usage\":{\"output_tokens\":5}}}\r\n";
+        for text in [
+            "data: {\"choices\":[]}\n\ndata: [DONE]\n",
+            "data:[DONE]\r\n\r\n",
+            "event: message_start\ndata: {}\n\nevent: message_stop\n",
+            &format!("event: response.completed\r\n{usage}"),
+            &format!("event:response.incomplete\r\n{usage}"),
+        ] {
+            assert!(over(SSE, text), "{text}");
+        }
+        for text in [
+            usage,
+            "event: response.completed\ndata: {\"response\":{\"usage\":{\"output_to",
+            "event: message_stop",
+            "event: message_delta\ndata: {\"usage\":{\"output_tokens\":15}}\n\n",
+            "data: \"data: [DONE]\"\n",
+            "data: [DONE] \nid: [DONE]\n: event: message_stop\n[DONE]\n",
+        ] {
+            assert!(!over(SSE, text), "{text}");
+        }
+        assert!(over("application/json", "{\"usage\":{\"completion_tokens\":1}"));
+        assert!(!over("application/json", "{\"usage\":{\"prompt_tokens\":1},\"choices\":["));
+        assert!(!over("text/plain", "data: [DONE]\n"));
     }
 
     #[test]

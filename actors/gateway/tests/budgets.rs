@@ -165,6 +165,53 @@ async fn what_is_not_told_is_what_was_estimated() {
     assert_eq!(used(&house, 0), (4 * estimate, 5));
 }
 
+const MOST: u64 = gateway::budgets::UNTOLD_MOST;
+
+/// Whoever leaves before the answer doesn't know what it came to, and neither does the gateway.
+#[tokio::test]
+async fn what_is_left_before_its_first_byte_counts_with_all_that_it_may_have_come_to() {
+    let provider = Provider::start().await;
+    let house = house(
+        Protocol::Http1,
+        &section(provider.port, provider.port, r#"[{"per":"day","tokens":10000000}]"#),
+    );
+    let mut wanted = 0;
+    for (sent, (members, output)) in
+        [("", MOST), (r#","n":2"#, 2 * MOST), (r#","max_tokens":10"#, 10)].into_iter().enumerate()
+    {
+        let body = format!(r#"{{"model":"n","messages":[{{}}]{members}}}"#);
+        wanted += (body.len() as u64).div_ceil(2) + output;
+        {
+            let mut asking = std::pin::pin!(house.ask(post("/v1/chat/completions", body)));
+            while provider.count() == sent {
+                let pause = tokio::time::timeout(Duration::from_millis(5), &mut asking).await;
+                assert!(pause.is_err(), "answered");
+            }
+        }
+        assert_eq!(used(&house, 0).0, wanted, "{members}");
+    }
+}
+
+/// What a model thought before what was seen of its stream isn't seen.
+#[tokio::test]
+async fn what_is_left_in_the_middle_counts_so_too_and_what_is_over_as_it_says() {
+    let body = r#"{"model":"n","messages":[{}],"stream":true}"#;
+    let delta = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n";
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2}}\n\n";
+    let left = (body.len() as u64).div_ceil(2) + MOST;
+    for (text, wanted) in [(delta.to_owned(), left), (format!("{delta}{usage}data: [DONE]\n\n"), 7)] {
+        let provider = Provider::start().await;
+        let budget = r#"[{"per":"day","tokens":10000000}]"#;
+        let house = house(Protocol::Http1, &section(provider.port, provider.port, budget));
+        let mut sender = provider.stream(200, SSE);
+        let mut response = house.ask(post("/v1/chat/completions", body)).await;
+        sender.send(Frame::data(Bytes::from(text))).await.unwrap();
+        response.body_mut().frame().await.unwrap().unwrap();
+        drop(response);
+        assert_eq!(used(&house, 0).0, wanted);
+    }
+}
+
 #[tokio::test]
 async fn a_stream_that_its_reader_leaves_counts_at_least_what_was_seen_of_it() {
     let provider = Provider::start().await;
@@ -173,7 +220,7 @@ async fn a_stream_that_its_reader_leaves_counts_at_least_what_was_seen_of_it() {
     let text = "word".repeat(250);
     let delta = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
     // Of its estimate an agent can make what it likes, and its provider may not heed it.
-    let body = r#"{"model":"n","messages":[{}],"stream":true,"max_output_tokens":1}"#;
+    let body = r#"{"model":"n","messages":[{}],"stream":true,"max_tokens":1}"#;
     let mut sender = provider.stream(200, SSE);
     let mut response = house.ask(post("/v1/chat/completions", body)).await;
     for _ in 0..20 {

@@ -79,7 +79,7 @@ impl Estimate {
         };
         let used = sum(told.input.unwrap_or(self.input), output);
         // Where a stream broke off, the reported usage may be an intermediate total.
-        if complete { used } else { used.max(self.total()) }
+        if complete { used } else { used.max(self.most()) }
     }
 }
 
@@ -148,6 +148,20 @@ mod tests {
         assert_eq!(used(Some(10), Some(20), 200, false), 9010);
         assert_eq!(used(Some(10), Some(20_000), 200, false), 20_010);
         // A usage reported at the end counts as it is; an error wasn't served.
+        let open = Estimate { input: 50, output: 500, beyond: 9500 };
+        let used = |told: Tokens, seen, complete| open.used(Kind::Openai, &told, seen, 200, complete);
+        let told = Tokens { input: Some(10), output: Some(20), ..Tokens::default() };
+        assert_eq!(used(Tokens::default(), 0, false), 10_050);
+        assert_eq!((used(told, 600, false), used(told, 11_000, false)), (10_050, 11_010));
+        assert_eq!((used(told, 600, true), used(Tokens::default(), 600, true)), (30, 650));
+    }
+
+    #[test]
+    fn what_is_told_at_the_end_is_it_and_an_error_was_not_served() {
+        let used = |input, output, code, complete| {
+            let told = Tokens { input, output, ..Tokens::default() };
+            Estimate { input: 50, output: 500, beyond: 0 }.used(Kind::Openai, &told, 9000, code, complete)
+        };
         assert_eq!(used(Some(10), Some(20), 200, true), 30);
         assert_eq!(used(None, None, 500, false), 0);
     }

@@ -296,7 +296,7 @@ impl Reservation {
             let held = self.estimate;
             match (used, self.fate) {
                 (Some(used), _) => state.table.settle(&holds, held, used),
-                (None, Fate::Sent) => state.table.settle(&holds, held, held.total()),
+                (None, Fate::Sent) => state.table.settle(&holds, held, held.most()),
                 (None, Fate::Unsent) => state.table.cancel(&holds, held),
             }
             state.change += 1;

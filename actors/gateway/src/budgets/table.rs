@@ -219,7 +219,7 @@ impl Table {
 
     /// The counts to be stored. What is held counts as used, so that it stays used if the process is killed.
     pub fn kept(&self) -> Vec<Count> {
-        let kept = |row: &Row| Count { tokens: row.used(), ..row.count.clone() };
+        let kept = |row: &Row| Count { tokens: row.used().saturating_add(row.beyond), ..row.count.clone() };
         self.rows.iter().map(kept).collect()
     }
 

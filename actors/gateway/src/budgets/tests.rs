@@ -122,10 +122,17 @@ async fn what_nobody_settles_stands_if_it_was_sent() {
     sent.sent();
     drop(sent);
     assert_eq!(used(&budgets), 100);
+    // All that it may have come to.
+    let open = Estimate { output: 50, beyond: 400, ..tokens(50) };
+    let mut sent = budgets.admit("p", "m", open).await.unwrap().unwrap();
+    sent.sent();
+    assert_eq!(used(&budgets), 200);
+    drop(sent);
+    assert_eq!(used(&budgets), 600);
     let mut sent = admit().await;
     sent.sent();
     sent.cancel();
-    assert_eq!((used(&budgets), budgets.standing().0[0].requests.0), (100, 1));
+    assert_eq!((used(&budgets), budgets.standing().0[0].requests.0), (600, 2));
 }
 
 #[tokio::test]

@@ -149,7 +149,11 @@ fn what_was_held_when_it_was_killed_is_used() {
     let mut second = day(100);
     second.restore(first.kept(), NOON);
     assert_eq!(used(&second), (70, 1));
-    // No request is in flight: a single one may have the rest.
+    // It may have come to more than was counted.
+    let mut open = day(100);
+    open.admit("p", "m", Estimate { beyond: 20, ..of(70) }, NOON).unwrap();
+    assert_eq!((used(&open), open.kept()[0].tokens), ((70, 1), 90));
+    // Nobody is in flight: one alone may have the rest.
     assert!(second.admit("p", "m", of(70), NOON).is_ok());
     let mut later = day(100);
     later.restore(first.kept(), NOON + 86_400);
