@@ -66,7 +66,9 @@ pub enum BadBody {
     #[error("the body is not a JSON object in UTF-8 ({0})")]
     NotJson(String),
     /// No usable `model`.
-    #[error("`model` must be a string of 1 to {MAX_MODEL_NAME} bytes")]
+    #[error(
+        "`model` must be a string of 1 to {MAX_MODEL_NAME} bytes, with no space around it and no control characters"
+    )]
     Model,
     /// Not what its endpoint takes.
     #[error(transparent)]
@@ -150,7 +152,9 @@ impl Asked {
         let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| BadBody::NotJson(describe(&e)))?;
         let raw = fields.model.get();
         let model: String = serde_json::from_str(raw).map_err(|_| BadBody::Model)?;
-        if model.is_empty() || model.len() > MAX_MODEL_NAME || model.chars().any(char::is_control) {
+        // A space around it would make it another name here, and for a provider that trims it the same.
+        let is_odd = model.starts_with(is_blank) || model.ends_with(is_blank);
+        if model.is_empty() || model.len() > MAX_MODEL_NAME || is_odd || model.chars().any(char::is_control) {
             return Err(BadBody::Model);
         }
         let span = place(text, raw).ok_or(BadBody::Model)?;
@@ -228,7 +232,14 @@ impl Asked {
     }
 }
 
-/// Describes a syntax error by its place, without a word of the body.
+/// White space to somebody who trims, or nothing to see.
+fn is_blank(c: char) -> bool {
+    let unseen =
+        matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}');
+    c.is_whitespace() || unseen
+}
+
+/// The place of a syntax fault, without a word of the body.
 fn describe(fault: &serde_json::Error) -> String {
     match fault.classify() {
         serde_json::error::Category::Data => {
@@ -364,6 +375,15 @@ mod tests {
         for text in ["{\"model\":7}", "{\"model\":\"\"}", "{\"model\":null}", "{\"model\":\"a\\nb\"}"] {
             assert_eq!(parse(text).map(|_| ()), Err(BadBody::Model), "{text}");
         }
+        for blank in
+            [" ", "\u{a0}", "\u{3000}", "\u{feff}", "\u{200b}", "\u{2060}", "\u{85}", "\\t", "\\u0020"]
+        {
+            for name in [format!("{blank}a"), format!("a{blank}"), blank.to_owned()] {
+                let text = format!("{{\"model\":\"{name}\"}}");
+                assert_eq!(parse(&text).map(|_| ()), Err(BadBody::Model), "{text}");
+            }
+        }
+        assert_eq!(parse("{\"model\":\"llama3:8b q\"}").unwrap().model(), "llama3:8b q");
         let bytes = Bytes::from_static(b"{\"model\":\"a\",\"x\":\"\xff\"}");
         assert!(matches!(Asked::parse(bytes, of(&room())), Err(BadBody::NotJson(_))));
         let deep = format!("{{\"model\":\"a\",\"x\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));

@@ -36,27 +36,42 @@ impl Glob {
         !self.text.contains('*')
     }
 
-    /// Whether `name` matches.
+    /// Whether it stands for one name only, and this is it, in these very letters.
+    pub fn is(&self, name: &str) -> bool {
+        self.is_literal() && &*self.text == name
+    }
+
+    /// Whether `name` fits, with its letters (of ASCII) in either case: many a provider takes `GPT-4o` for
+    /// `gpt-4o`, and what is said of one must hold for the other.
     pub fn matches(&self, name: &str) -> bool {
-        let mut parts = self.text.split('*');
+        let mut parts = self.text.as_bytes().split(|byte| *byte == b'*');
         let Some(first) = parts.next() else { return false };
-        let Some(mut rest) = name.strip_prefix(first) else { return false };
+        let Some(mut rest) = behind(first, name.as_bytes()) else { return false };
         let mut last = None;
         for part in parts {
             // Each middle part is matched as early as possible, which leaves the most for the parts behind
             // it.
             if let Some(before) = last.replace(part) {
-                match rest.find(before) {
-                    Some(at) => rest = rest.get(at + before.len()..).unwrap_or_default(),
+                match (0..=rest.len()).find_map(|at| behind(before, rest.get(at..)?)) {
+                    Some(after) => rest = after,
                     None => return false,
                 }
             }
         }
         match last {
             None => rest.is_empty(),
-            Some(tail) => rest.ends_with(tail),
+            Some(tail) => {
+                let end = rest.len().checked_sub(tail.len()).and_then(|from| rest.get(from..));
+                end.is_some_and(|end| end.eq_ignore_ascii_case(tail))
+            }
         }
     }
+}
+
+/// What follows `part` in a name that begins with it.
+fn behind<'n>(part: &[u8], name: &'n [u8]) -> Option<&'n [u8]> {
+    let (begin, rest) = name.split_at_checked(part.len())?;
+    begin.eq_ignore_ascii_case(part).then_some(rest)
 }
 
 impl fmt::Display for Glob {
@@ -78,7 +93,7 @@ mod tests {
             (Some((b'*', rest)), _) => {
                 slow(rest, name) || name.split_first().is_some_and(|(_, tail)| slow(pattern, tail))
             }
-            (Some((p, rest)), Some((n, tail))) => p == n && slow(rest, tail),
+            (Some((p, rest)), Some((n, tail))) => p.eq_ignore_ascii_case(n) && slow(rest, tail),
             (Some(_), None) => false,
         }
     }
@@ -94,6 +109,11 @@ mod tests {
             ("a*b*c", "aXbYc", true),
             ("claude", "claude", true),
             ("claude", "claude-3", false),
+            ("gpt-4*", "GPT-4o", true),
+            ("*-MINI", "gpt-Mini", true),
+            ("a*B*c", "AbC", true),
+            ("Claude", "cLAUDE", true),
+            ("k*", "\u{212a}", false),
         ] {
             assert_eq!(Glob::parse(pattern).unwrap().matches(name), fits, "{pattern} {name}");
         }
@@ -103,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_obvious_matcher(pattern in "[ab*]{1,8}", name in "[ab]{0,10}") {
+        fn agrees_with_the_obvious_matcher(pattern in "[abA*]{1,8}", name in "[abBé]{0,10}") {
             prop_assert_eq!(Glob::parse(&pattern).unwrap().matches(&name), slow(pattern.as_bytes(), name.as_bytes()));
         }
     }

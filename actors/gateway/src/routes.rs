@@ -168,8 +168,11 @@ impl Routes {
     /// The route for a model: the one whose alias is literally its name, else the first in the order of the
     /// file whose pattern matches.
     pub fn find(&self, model: &str) -> Option<Arc<Route>> {
-        let literal = self.routes.iter().find(|r| r.alias.is_literal() && r.alias.as_str() == model);
-        literal.or_else(|| self.routes.iter().find(|r| r.alias.matches(model))).cloned()
+        let first = |fits: &dyn Fn(&Glob) -> bool| self.routes.iter().find(|route| fits(&route.alias));
+        first(&|alias| alias.is(model))
+            .or_else(|| first(&|alias| alias.is_literal() && alias.matches(model)))
+            .or_else(|| first(&|alias| alias.matches(model)))
+            .cloned()
     }
 
     /// The names that this caller may send and be served: literal aliases, and the models behind a pattern
@@ -241,6 +244,11 @@ mod tests {
         assert_eq!(it.find("gpt-4").unwrap().alias.as_str(), "gpt-*");
         assert_eq!(it.find("meta/x").unwrap().alias.as_str(), "*");
         assert!(Routes::default().find("x").is_none());
+        assert_eq!(it.find("GPT-Mini").unwrap().alias.as_str(), "gpt-mini");
+        assert_eq!(it.find("GPT-4").unwrap().alias.as_str(), "gpt-*");
+        let both = table(&TWO.replace(r#""model":"*""#, r#""model":"GPT-mini""#));
+        assert_eq!(both.find("GPT-mini").unwrap().alias.as_str(), "GPT-mini");
+        assert_eq!(both.find("gpt-MINI").unwrap().alias.as_str(), "gpt-mini");
     }
 
     #[test]
@@ -250,6 +258,22 @@ mod tests {
         assert!(it.listed(&anybody()).iter().all(|name| it.find(name).is_some()));
         let apart = TWO.replace(r#""gpt-mini","#, r#""gpt-mini","binaries":["/opt/agent"],"#);
         assert_eq!(table(&apart).listed(&anybody()), ["gpt-big", "llama"]);
+    }
+
+    #[test]
+    fn no_spelling_of_a_name_goes_past_the_programs_of_its_route() {
+        for (alias, names) in [("big", ["big", "Big", "BIG"]), ("big-*", ["big-1", "Big-1", "bIG-"])] {
+            let text = format!(
+                r#"{{"providers":{{"a":{{"kind":"openai","base_url":"http://127.0.0.1:1/v1"}}}},
+                    "routes":[{{"model":"{alias}","to":[{{"provider":"a"}}],"binaries":["/opt/agent"]}},
+                              {{"model":"*","to":[{{"provider":"a"}}]}}]}}"#
+            );
+            let it = table(&text);
+            for name in names {
+                assert!(!it.find(name).unwrap().programs.admit(&anybody()), "{name}");
+            }
+            assert!(it.find("small").unwrap().programs.admit(&anybody()));
+        }
     }
 
     #[test]
