@@ -15,6 +15,7 @@ use redactor::{Guesser, Sieve};
 use crate::{
     Body,
     budgets::Reservation,
+    charset,
     config::Timeouts,
     failover::TEXT_WITHIN,
     headers,
@@ -142,6 +143,12 @@ pub(crate) fn fit(provider: &Provider, response: &Response<Incoming>) -> Result<
     if encoded.into_iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::unreachable(format!(
             "provider {} compressed its answer unasked, so it can't be checked",
+            provider.name
+        )));
+    }
+    if !charset::is_clear(response.headers()) {
+        return Err(Refusal::unreachable(format!(
+            "provider {} answered in a character set in which it can't be checked",
             provider.name
         )));
     }

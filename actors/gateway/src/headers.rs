@@ -18,15 +18,8 @@ pub const MAX_VALUE: usize = 2048;
 /// The version of the Messages API that is asked for when the agent names none.
 const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
-const UP: [&str; 7] = [
-    "accept",
-    "content-type",
-    "user-agent",
-    "anthropic-version",
-    "anthropic-beta",
-    "openai-beta",
-    "idempotency-key",
-];
+const UP: [&str; 6] =
+    ["content-type", "user-agent", "anthropic-version", "anthropic-beta", "openai-beta", "idempotency-key"];
 
 const DOWN: [&str; 9] = [
     "content-type",
@@ -52,7 +45,7 @@ pub fn upstream(
     kind: Kind,
     key: Option<&Secret>,
 ) -> Result<HeaderMap, header::InvalidHeaderValue> {
-    let mut to = HeaderMap::with_capacity(UP.len() + 3);
+    let mut to = HeaderMap::with_capacity(UP.len() + 4);
     for name in UP {
         // Only the first value of each: a second one is either noise or an attack.
         if let Some(value) = from.get(name)
@@ -62,7 +55,9 @@ pub fn upstream(
         }
     }
     to.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    to.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    // Whether it is a stream the body says; the agent's own word could ask for a character set that nothing
+    // here can read.
+    to.insert(ACCEPT, HeaderValue::from_static("*/*"));
     to.entry(USER_AGENT).or_insert(HeaderValue::from_static("cofferdam"));
     // The answer is counted and searched for the key, so it must come uncompressed.
     to.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -139,6 +134,8 @@ mod tests {
             ("x-forwarded-for", "theirs"),
             ("transfer-encoding", "chunked"),
             ("accept-encoding", "gzip, br"),
+            ("accept", "application/json; charset=utf-32"),
+            ("accept-charset", "utf-32"),
             ("anthropic-version", "2024-01-01"),
             ("anthropic-beta", "tools-1"),
         ]);
@@ -147,7 +144,11 @@ mod tests {
         assert!(!to.values().any(|v| v.as_bytes().windows(6).any(|w| w == b"theirs")));
         assert_eq!(to["authorization"], "Bearer ours");
         assert!(to["authorization"].is_sensitive());
-        assert_eq!(to["accept-encoding"], "identity");
+        assert_eq!(
+            (&to["accept-encoding"], &to["accept"]),
+            (&"identity".parse().unwrap(), &"*/*".parse().unwrap())
+        );
+        assert!(!to.contains_key("accept-charset"));
         assert!(!to.contains_key("transfer-encoding") && !to.contains_key("x-api-key"));
         let to = upstream(&from, Kind::Anthropic, Some(&key)).unwrap();
         assert_eq!(to["x-api-key"], "ours");

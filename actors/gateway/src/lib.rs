@@ -16,6 +16,7 @@ pub mod base_url;
 pub mod body;
 pub mod budgets;
 mod call;
+mod charset;
 mod complaints;
 pub mod config;
 pub mod credential;

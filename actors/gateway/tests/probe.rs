@@ -120,13 +120,14 @@ async fn a_model_says_one_token_by_both_protocols() {
 async fn each_fault_has_its_name_and_none_has_the_key() {
     let provider = Provider::start().await;
     let echo = format!(r#"{{"error":{{"message":"no\n access for {KEY} of hunter2hunter2","{KEY}":1}}}}"#);
-    let cases: [(u16, Headers, &str, &str); 9] = [
+    let cases: [(u16, Headers, &str, &str); 10] = [
         (401, JSON, &echo, "refused the credential (401)"),
         (403, JSON, &echo, "refused the credential (403)"),
         (429, JSON, &echo, "answered 429"),
         (500, &[("content-type", "text/html")], KEY, "answered 500"),
         (302, &[("location", "https://evil.example")], "", "redirects are never followed"),
         (200, &[("content-encoding", "gzip")], "x", "compressed its answer unasked"),
+        (200, &[("content-type", "application/json; charset=utf-32")], "x", "in a character set"),
         (200, JSON, "<html>", "no list of models"),
         (200, JSON, r#"{"models":[]}"#, "no list of models"),
         (200, JSON, r#"{"data":[{"name":"x"}]}"#, "no list of models"),
