@@ -10,6 +10,10 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+mod literals;
+
+use literals::{LONG, has_literals};
+
 /// Longest pattern, in bytes. Nothing longer was ever meant.
 pub const MAX_GLOB_BYTES: usize = 4096;
 
@@ -108,7 +112,9 @@ impl Glob {
     /// Whether the whole of `text` matches.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
-        run(&self.tokens, text.as_bytes(), self.separator, || {})
+        let text = text.as_bytes();
+        (text.len() < LONG || has_literals(&self.tokens, text))
+            && run(&self.tokens, text, self.separator, || {})
     }
 }
 
@@ -292,7 +298,11 @@ fn extend_star<'t, 'x>(resume: Resume<'t, 'x>, separator: u8) -> Option<Resume<'
 
 fn extend_deep<'t, 'x>(resume: Resume<'t, 'x>, separator: u8) -> Option<Resume<'t, 'x>> {
     let skip = if resume.whole_segments { resume.text.iter().position(|b| *b == separator)? + 1 } else { 1 };
-    let text = resume.text.get(skip..)?;
+    let mut text = resume.text.get(skip..)?;
+    if let (Some(Token::Literal(bytes)), true) = (resume.tokens.first(), text.len() >= LONG) {
+        let before = resume.whole_segments.then_some(separator);
+        text = text.get(literals::next(bytes, text, before)?..)?;
+    }
     Some(Resume { text, ..resume })
 }
 
@@ -401,6 +411,29 @@ pub(crate) mod tests {
             let (taken, bound) = (steps(&pattern, &text), pattern.len() * text.len());
             assert!(taken <= bound, "{pattern}: {taken} steps, {bound} at most");
         }
+    }
+
+    /// What an agent can write at any length, and no rule says.
+    #[test]
+    fn a_long_text_is_not_tried_at_every_place() {
+        let text = format!("/{}x", "s1aaaa./".repeat(900));
+        for (pattern, bound) in [
+            ("/**/secret/**", 0),
+            ("/**/*secret*/**", 0),
+            ("/**s1aaaa./y", 0),
+            ("/**/a./**", 8),
+            ("/**/aaaa./s1**", 8),
+        ] {
+            let tokens = Glob::path(pattern).unwrap().tokens;
+            let taken = if has_literals(&tokens, text.as_bytes()) { steps(pattern, &text) } else { 0 };
+            assert!(taken <= bound, "{pattern}: {taken} steps");
+            assert!(!matches(pattern, &text), "{pattern}");
+        }
+        let (long, at) = (text.clone() + "/secret/x", text + "secret/secret/xsecret");
+        for pattern in ["/**/secret/**", "/**/*ecre?/**", "/**x*/**/x*", "/**/s1aaaa./**/secret/x*"] {
+            assert!(matches(pattern, &long) && matches(pattern, &at), "{pattern}");
+        }
+        assert!(matches("/**s1aaaa.**/x/secret/x", &long) && !matches("/**/x/secret/x", &at));
     }
 
     #[test]
