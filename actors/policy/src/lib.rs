@@ -13,6 +13,7 @@ pub mod actor;
 mod approved;
 mod as_sent;
 mod authority;
+mod bare;
 mod builtin;
 pub mod carried;
 mod check;

@@ -8,6 +8,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::bare::bare;
+
 /// Longest path accepted, in bytes as sent. Servers commonly stop at 8 KiB for the whole request line.
 pub const MAX_PATH_BYTES: usize = 8 * 1024;
 
@@ -66,6 +68,8 @@ pub struct CanonicalPath {
     lenient: Option<Arc<str>>,
     /// See [`CanonicalPath::without_ends`]; `None` where that is the same text.
     trimmed: Option<Arc<str>>,
+    /// See [`CanonicalPath::barely`], where that is another text.
+    bare: Option<Arc<str>>,
 }
 
 impl CanonicalPath {
@@ -78,7 +82,13 @@ impl CanonicalPath {
             return Err(PathError::TooLong);
         }
         if raw.is_empty() {
-            return Ok(Self { text: Arc::from("/"), slashes: None, lenient: None, trimmed: None });
+            return Ok(Self {
+                text: Arc::from("/"),
+                slashes: None,
+                lenient: None,
+                trimmed: None,
+                bare: None,
+            });
         }
         let body = raw.strip_prefix('/').ok_or(PathError::NotAbsolute)?;
         check_raw(raw)?;
@@ -120,9 +130,11 @@ impl CanonicalPath {
         }
         // A `%2F` in the text can only be an encoded slash: a literal `%` in a segment is `%25` here.
         let slashes = text.contains("%2F").then(|| Arc::from(text.replace("%2F", "/")));
-        let lenient = lenient(&text).map(Arc::from);
-        let trimmed = trimmed(lenient.as_deref().unwrap_or(&text)).map(Arc::from);
-        Ok(Self { text: Arc::from(text), slashes, lenient, trimmed })
+        let lenient: Option<Arc<str>> = lenient(&text).map(Arc::from);
+        let reading: &str = lenient.as_deref().unwrap_or(&text);
+        let bare = bare(reading).map(|bare| trimmed(&bare).unwrap_or(bare)).map(Arc::from);
+        let trimmed = trimmed(reading).map(Arc::from);
+        Ok(Self { text: Arc::from(text), slashes, lenient, trimmed, bare })
     }
 
     /// The path as it is judged and sent.
@@ -158,8 +170,15 @@ impl CanonicalPath {
         self.trimmed.as_deref()
     }
 
-    /// The path as a server reads it that takes `%2F` for `/`, where that makes a difference. It holds no dot
-    /// segment and no empty segment.
+    /// What is left for a server that reads a name on NTFS without its stream (`::$DATA`), folds letters
+    /// beyond ASCII into it, or passes over characters that nobody sees. None where that makes no difference.
+    #[must_use]
+    pub fn barely(&self) -> Option<&str> {
+        self.bare.as_deref()
+    }
+
+    /// What a server reads that takes `%2F` for `/`, where that makes a difference. No dot segment and no
+    /// empty one is in it.
     #[must_use]
     pub fn with_slashes(&self) -> Option<&str> {
         self.slashes.as_deref()

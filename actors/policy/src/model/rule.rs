@@ -197,6 +197,7 @@ impl PathPattern {
             // If neither the pattern nor the path has a lenient form of its own, this was checked already.
             || ((self.lenient.is_some() || path.leniently().is_some()) && leniently())
             || path.without_ends().is_some_and(|reading| with_or_without_end(lenient(), reading))
+            || path.barely().is_some_and(|reading| with_or_without_end(lenient(), reading))
     }
 
     /// Whether it matches every path.
@@ -426,6 +427,32 @@ mod tests {
         assert!(may("/", "/") && !may("/", "/a") && may("/a/", "/a") && !may("/a/", "/"));
         assert!(matches("/100%/x", "/100%25/x"));
         assert!(!matches("/a%2ab", "/axb") && matches("/a%2ab", "/a*b"));
+    }
+
+    #[test]
+    fn names_are_denied_in_spellings_that_only_some_servers_have() {
+        let may = |pattern: &str, path: &str| {
+            let path = CanonicalPath::parse(path, PathOptions::default()).unwrap();
+            PathPattern::parse(pattern).unwrap().may_match(&path)
+        };
+        for path in [
+            "/public/secrets.txt::$DATA",
+            "/public/Secrets.txt.::$data",
+            "/public/secrets.txt%3A%3A$DATA",
+            "/public/secrets.txt%253A%253A%2524DATA",
+            "/public:$I30:$INDEX_ALLOCATION/secrets.txt",
+            "/public/%C5%BFecrets.txt",
+            "/public/sec%E2%80%8Crets.txt",
+            "/%EF%BB%BFpublic/secrets%C2%AD.txt.%E2%80%8B/",
+        ] {
+            assert!(may("/public/secrets.txt", path) && may("/Public/**", path), "{path}");
+            assert!(!matches("/public/secrets.txt", path), "{path}");
+        }
+        assert!(may("/admin/**", "/admin:$i30:$INDEX_ALLOCATION/x") && may("/key", "/%E2%84%AAey"));
+        // What a rule says of a colon, it says still; and most colons are in names.
+        assert!(may("/v1/models/*:generate*", "/v1/models/x:generateContent"));
+        assert!(!may("/v1/models/x", "/v1/models/x:generateContent"));
+        assert!(may("/a/*::$DATA", "/a/b::$DATA") && may("/sec%E2%80%8Crets", "/sec%E2%80%8Crets"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ const HOSTS: [&str; 7] = [
     "10.2.2.2",
 ];
 const PROGRAMS: [&str; 4] = ["/usr/bin/a", "/usr/bin/b", "/usr/lib/x/a", "/sandbox/v/bin/a"];
-const PATHS: [&str; 15] = [
+const PATHS: [&str; 19] = [
     "/",
     "/a",
     "/a/",
@@ -31,6 +31,10 @@ const PATHS: [&str; 15] = [
     "/b.",
     "/a%20./b",
     "/A./",
+    "/a::$DATA",
+    "/b:$I30:$INDEX_ALLOCATION/%E2%80%8BB.",
+    "/a/b:c",
+    "/a/%EF%BB%BFb%C2%AD",
 ];
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "POST", "DELETE", "OPTIONS", "post", "Head"];
 const CALLS: [&str; 6] = ["tools/call", "tools/call", "tools/list", "initialize", "x/own", "reports"];

@@ -138,7 +138,8 @@ fn method_matches(rule: &str, method: &str) -> bool {
 }
 
 /// Every text that some server takes a path for: `%2F` as a slash, escapes undone twice, any case, a slash
-/// more or less at the end, and names without the dots and spaces at their end.
+/// more or less at the end, and names without the dots and spaces at their end, without their stream, and in
+/// plain letters.
 fn readings(path: &str) -> Vec<String> {
     let mut all = vec![path.to_owned(), path.replace("%2F", "/")];
     let twice =
@@ -152,6 +153,15 @@ fn readings(path: &str) -> Vec<String> {
         if bare.is_empty() { name.to_owned() } else { bare.replace(' ', "%20") }
     };
     all.push(twice.to_lowercase().split('/').map(bare).collect::<Vec<_>>().join("/"));
+    // The unseen characters that are generated, letters that fold, and names on NTFS without their stream.
+    let small = twice.to_lowercase();
+    let gone = ["%e2%80%8b", "%ef%bb%bf", "%c2%ad"].iter().fold(small, |text, c| text.replace(c, ""));
+    let gone = gone.replace("%c5%bf", "s").replace("%e2%84%aa", "k");
+    let unstreamed = |name: &str| match name.split_once(':') {
+        Some((file, stream)) if !file.is_empty() && format!(":{stream}").contains(":$") => bare(file),
+        _ => bare(name),
+    };
+    all.push(gone.split('/').map(unstreamed).collect::<Vec<_>>().join("/"));
     all
 }
 
