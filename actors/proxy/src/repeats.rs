@@ -111,7 +111,7 @@ mod tests {
             sent += 1;
             let told = refused.due(&what)?;
             // Itself, and all that it speaks for.
-            let of = |word: &str| Some(told.split(word).next()?.rsplit(' ').next()?.parse::<u64>().ok()?);
+            let of = |word: &str| told.split(word).next()?.rsplit(' ').next()?.parse::<u64>().ok();
             Some(1 + of(" times more").unwrap_or_default() + of(" other refusals").unwrap_or_default())
         };
         let mut told = 0;

@@ -61,8 +61,8 @@ pub(crate) struct Form {
 /// What stands where a form does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
-    /// The secret itself, or a piece of a long one. Behind so many bytes, which are its first part, it doesn't
-    /// wait for the rest.
+    /// The secret itself, or a piece of a long one. Behind so many bytes, which are its first part, it
+    /// doesn't wait for the rest.
     Whole { first: usize },
     /// The first part of it.
     First,

@@ -130,8 +130,8 @@ impl Known {
             let built = AhoCorasick::builder()
                 .match_kind(MatchKind::LeftmostLongest)
                 .kind(Some(kind))
-                // What parts begin with, in all their forms, stands in every text: looking for that first takes
-                // longer than the search.
+                // What parts begin with, in all their forms, stands in every text: looking for that first
+                // takes longer than the search.
                 .prefilter(!in_parts)
                 .build(needles.iter().map(|needle| needle.form.as_slice()));
             Some(built.map_err(|error| RedactorError::Build(error.to_string()))?)
@@ -197,8 +197,8 @@ impl Known {
         Ends { role, goes_on: among.last().is_some_and(|last| !ends(&last)) }
     }
 
-    /// Whether `depth` bytes of one of `forms`, which are the same up to there, may wait for the rest: not for
-    /// that of a part, nor behind a secret's first one. Whoever sees what waits would be told.
+    /// Whether `depth` bytes of one of `forms`, which are the same up to there, may wait for the rest: not
+    /// for that of a part, nor behind a secret's first one. Whoever sees what waits would be told.
     pub(crate) fn may_wait(&self, forms: &Range<usize>, depth: usize) -> bool {
         let among = self.needles.get(forms.clone()).unwrap_or_default();
         among.iter().any(|needle| match needle.role {
@@ -234,7 +234,8 @@ impl Known {
         depth >= self.least_told && among.iter().any(is_one)
     }
 
-    /// Whether a text, as it stands, begins with that much of a secret, and not with all of it, nor of a part.
+    /// Whether a text, as it stands, begins with that much of a secret, and not with all of it, nor of a
+    /// part.
     pub(crate) fn begins_with_a_guess(&self, text: &[u8]) -> bool {
         if text.len() < self.least_told {
             return false;

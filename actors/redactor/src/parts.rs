@@ -5,14 +5,14 @@
 //! last one ends it, so that a single cut shows less than a part of either side; as many as there is room for
 //! stand between. None overlaps another, and that is what keeps them from being an oracle. Whoever can have a
 //! server say things sees which of them are masked, as often as they like. If every run of twelve bytes were
-//! masked, whoever knows eleven in a row would try the next one, then the one behind it, and so read the whole
-//! value, letter by letter; the first eleven are to be had by guesses ([`guesses`](crate::guesses)). Of a part
-//! all bytes must be said at once: twelve of a random value in hexadecimal are 48 bits, of base64 72, and who
-//! has one knows nothing of the others. For the same reason a mask must not show how much *more* than the part
-//! was said: it goes on to the end of the word, whatever the word is ([`words`](crate::words)). And behind the
-//! first part nothing waits ([`look`](crate::look)): what waits tells, too. So guesses tell of the first part,
-//! and no more. A masked part isn't counted as a guess: nothing is learned from it that whoever said it didn't
-//! know.
+//! masked, whoever knows eleven in a row would try the next one, then the one behind it, and so read the
+//! whole value, letter by letter; the first eleven are to be had by guesses ([`guesses`](crate::guesses)). Of
+//! a part all bytes must be said at once: twelve of a random value in hexadecimal are 48 bits, of base64 72,
+//! and who has one knows nothing of the others. For the same reason a mask must not show how much *more* than
+//! the part was said: it goes on to the end of the word, whatever the word is ([`words`](crate::words)). And
+//! behind the first part nothing waits ([`look`](crate::look)): what waits tells, too. So guesses tell of the
+//! first part, and no more. A masked part isn't counted as a guess: nothing is learned from it that whoever
+//! said it didn't know.
 //!
 //! What that leaves: a run of a value that holds no whole part passes. Whoever chooses the cuts has both ends
 //! of a value but for a byte each, and from a server that cuts at both sides of a run all of it, piece by

@@ -35,8 +35,8 @@ impl Pieces {
     /// woken when others have had their turn.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let length = match self.rest.get(..PIECE) {
-            // Not in a word, unless it is a long one: where a piece ends, the beginning of a value's part isn't
-            // known for what it is, and passes.
+            // Not in a word, unless it is a long one: where a piece ends, the beginning of a value's part
+            // isn't known for what it is, and passes.
             Some(piece) if self.rest.len() > PIECE => Some(words::start(piece, PIECE - WORD, PIECE))
                 .filter(|cut| *cut > PIECE - WORD)
                 .unwrap_or(PIECE),

@@ -5,8 +5,8 @@
 //! ([`matching`](crate::matching)): answers are the agent's work and pass byte for byte but for the secret
 //! itself. One that is split over any number of chunks is still found: only a tail that could be the
 //! beginning of a form is held back, so a stream isn't slowed by it. A line that ends as one begins may pass
-//! all the same; it is remembered, and what makes it one is masked. Of a value that is cut its parts are found
-//! ([`parts`](crate::parts)), and masked with the rest of their word.
+//! all the same; it is remembered, and what makes it one is masked. Of a value that is cut its parts are
+//! found ([`parts`](crate::parts)), and masked with the rest of their word.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -381,8 +381,9 @@ fn escaped_escape(text: &[u8]) -> Option<Character> {
 }
 
 /// `\/`, `\x65`, `\u0065`, a pair of surrogates: JSON's (RFC 8259 section 7), what languages add (`\145`,
-/// `\u{65}`, `\U00000065`), and any punctuation, which Markdown (CommonMark section 2.4) and regular expressions
-/// escape so (`ghp\_`, `sk\-`). Not what may begin an escape of its own: that is [`escaped_escape`].
+/// `\u{65}`, `\U00000065`), and any punctuation, which Markdown (CommonMark section 2.4) and regular
+/// expressions escape so (`ghp\_`, `sk\-`). Not what may begin an escape of its own: that is
+/// [`escaped_escape`].
 fn backslash(text: &[u8]) -> Read<(usize, Character)> {
     match text {
         [] => None,

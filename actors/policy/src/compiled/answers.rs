@@ -1,8 +1,8 @@
 //! What rules said already of a request's path and query, where it is judged more than once.
 //!
-//! A request is judged by each method that its query names, and each member of a batch by itself; its path and
-//! query are the same every time, and are as long as the agent likes. Never here: methods, and what a body
-//! says.
+//! A request is judged by each method that its query names, and each member of a batch by itself; its path
+//! and query are the same every time, and are as long as the agent likes. Never here: methods, and what a
+//! body says.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,18 +1,18 @@
 //! What a pattern says by the letter, looked for in long texts.
 //!
-//! An agent writes paths of thousands of segments, each of which may be the place of a `**`. Never here: what a
-//! wildcard may stand for.
+//! An agent writes paths of thousands of segments, each of which may be the place of a `**`. Never here: what
+//! a wildcard may stand for.
 
 use memchr::{memchr, memmem};
 
 use super::Token;
 
-/// Texts of this length are looked through first: no honest path is as long, and to try every place of it costs
-/// more. In tests of this crate all are.
+/// Texts of this length are looked through first: no honest path is as long, and to try every place of it
+/// costs more. In tests of this crate all are.
 pub(super) const LONG: usize = if cfg!(test) { 2 } else { 512 };
 
-/// Whether a text has what a pattern says by the letter: at its ends, and in order in between. One that hasn't
-/// can't match.
+/// Whether a text has what a pattern says by the letter: at its ends, and in order in between. One that
+/// hasn't can't match.
 pub(super) fn has_literals(tokens: &[Token], mut text: &[u8]) -> bool {
     let mut inner = tokens;
     if let Some((Token::Literal(first), rest)) = inner.split_first() {

@@ -1,5 +1,5 @@
-//! A tunnel's first bytes: what protocol they begin, and whether it may be spoken here. A ClientHello must name
-//! the host that CONNECT named, and plain HTTP has no business at 443. Never passes a byte on.
+//! A tunnel's first bytes: what protocol they begin, and whether it may be spoken here. A ClientHello must
+//! name the host that CONNECT named, and plain HTTP has no business at 443. Never passes a byte on.
 
 use std::future::poll_fn;
 

@@ -1,5 +1,5 @@
-//! A tunnel whose bytes go on unread once its first ones were judged. Never relays what nobody judged, nor makes
-//! a stream that was cut off look complete.
+//! A tunnel whose bytes go on unread once its first ones were judged. Never relays what nobody judged, nor
+//! makes a stream that was cut off look complete.
 
 use std::pin::pin;
 use std::sync::Arc;
