@@ -36,7 +36,7 @@ pub const CPU_MAX: f64 = 4096.0;
 const NODES_MAX: usize = 20_000;
 
 /// A whole `cofferdam.yaml`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The sandbox's name; `run --config` may leave it out.

@@ -4,6 +4,7 @@
 mod approvals;
 pub mod args;
 mod audit;
+mod described;
 mod doctor;
 mod exec;
 mod identity;

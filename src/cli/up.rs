@@ -3,13 +3,11 @@
 use std::net::SocketAddr;
 
 use crate::cli::args::{UpArgs, metrics_address};
-use crate::cli::run::{enforcement, read_config};
+use crate::cli::described::{Own, described, read_config};
 use crate::config::Config;
 use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
-use crate::site::policies::{self, Base};
-use crate::start::environment;
-use crate::start::{NameChoice, Wanted, start, system_roots};
+use crate::start::{NameChoice, Wanted, environment, start};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 
@@ -62,31 +60,12 @@ pub fn wanted(config: Config, args: &UpArgs) -> Result<Wanted, Failure> {
         })?,
         None => Some(METRICS),
     };
-    Ok(Wanted {
+    let own = Own {
         name: NameChoice::Exactly(Name::parse(name)?),
-        policy: policies::source(&policies::Choice {
-            base: Base::named(config.profile.as_deref(), config.policy.as_deref()),
-            presets: config.presets.clone(),
-        })?,
-        config: Some(args.file.clone()),
-        enforcement: enforcement(args.start.enforcement, Some(&config)),
-        root: config.root,
-        workspace: config.workspace,
         agents,
-        forwards: config.forwards,
-        inference: config.inference,
-        credentials: config.credentials,
         metrics,
-        limits: config.limits,
-        approvals: config.approvals.hold(),
-        upstream_ca: config.upstream_ca,
-        client_certs: config.client_certs,
-        upstream_proxy: config.upstream_proxy,
-        system_roots: system_roots()?,
         mode: Mode::Service,
-        fault_injection: args.start.allow_fault_injection,
-        quiet: args.start.quiet,
-        log_format: args.start.log_format,
         steps: Steps::default(),
-    })
+    };
+    described(config, Some(args.file.clone()), &args.start, own)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::InitClient;
-use agent::actor::{AgentActor, Arguments, Judged, Msg, RestartOn, Told};
+use agent::actor::{AgentActor, AgentEvent, Arguments, Judged, Msg, RestartOn};
 use agent::health::Health;
 use agent::protocol::SpawnSpec;
 use arc_swap::ArcSwap;
@@ -129,7 +129,7 @@ fn tell(
     plan: &AgentPlan,
     sink: Sink,
     condition: Arc<watch::Sender<Condition>>,
-) -> Arc<dyn Fn(&Told) + Send + Sync> {
+) -> Arc<dyn Fn(&AgentEvent) + Send + Sync> {
     let name = plan.name.clone();
     let is_watched = plan.health.is_some();
     let program = Program {
@@ -137,7 +137,7 @@ fn tell(
         outside: plan.outside.clone(),
     };
     let shown = name.clone();
-    let show = move |told: &Told| {
+    let show = move |told: &AgentEvent| {
         condition.send_modify(|now| now.take(told, &shown, &program));
         let now = condition.borrow();
         metrics::agent_up(&shown, now.pid.is_some());
@@ -155,25 +155,27 @@ fn tell(
         };
         let (change, pid, code, detail) = match told {
             // Recorded already, or not to be recorded.
-            Told::WasOver { .. } | Told::Health(_) => {
+            AgentEvent::WasOver { .. } | AgentEvent::Health(_) => {
                 show(told);
                 return;
             }
-            Told::Started { pid } => (AgentChange::Started, Some(*pid), None, None),
-            Told::Adopted { pid } => (AgentChange::Adopted, Some(*pid), None, None),
-            Told::Exited { status, stopped, .. } => {
+            AgentEvent::Started { pid } => (AgentChange::Started, Some(*pid), None, None),
+            AgentEvent::Adopted { pid } => (AgentChange::Adopted, Some(*pid), None, None),
+            AgentEvent::Exited { status, stopped, .. } => {
                 let change = if *stopped { AgentChange::Stopped } else { AgentChange::Exited };
                 (change, None, Some(status.code()), None)
             }
-            Told::Silent { why } => {
+            AgentEvent::Silent { why } => {
                 tracing::warn!("agent '{name}' doesn't answer any more and is ended: {why}");
                 (AgentChange::Silent, None, None, Some(why.clone()))
             }
-            Told::Curbed { pid, why } => {
+            AgentEvent::Curbed { pid, why } => {
                 tracing::warn!("process {pid} of agent '{name}' was ended: {why}");
                 (AgentChange::Curbed, Some(*pid), None, Some(why.clone()))
             }
-            Told::Refused { why, code, .. } => (AgentChange::Failed, None, Some(*code), Some(why.clone())),
+            AgentEvent::Refused { why, code, .. } => {
+                (AgentChange::Failed, None, Some(*code), Some(why.clone()))
+            }
         };
         record(&sink, event(change, pid, code, detail));
         show(told);

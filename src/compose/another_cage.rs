@@ -16,7 +16,7 @@ use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
 use telemetry::audit::Event;
 
-use super::control::Desk;
+use super::control::ControlApi;
 use super::handover::{Handover, HeartLine};
 use super::news;
 use super::stores::Refused;
@@ -74,14 +74,14 @@ impl Stopped {
 
 /// Run by the old cage's supervisor before it stops the agents: records who wants the turn, and has the heart
 /// keep which agents are over and which processes run.
-pub async fn note(desk: &Arc<Desk>, heart: &HeartLine, uid: u32) {
+pub async fn note(desk: &Arc<ControlApi>, heart: &HeartLine, uid: u32) {
     news::tell(heart, &desk.stores.audit.sink(), wanted(uid)).await;
     keep(desk, heart).await;
     keep_who_runs(desk, heart).await;
 }
 
 /// Has the heart keep which processes are about to be stopped.
-async fn keep_who_runs(desk: &Desk, heart: &HeartLine) {
+async fn keep_who_runs(desk: &ControlApi, heart: &HeartLine) {
     // Init doesn't answer if it is gone: then there is no way back.
     let Ok(rows) = desk.init.list().await else { return };
     if let Ok(fd) = sealed::seal_json(STOPPED_FILE, &Stopped::of(&rows)) {
@@ -96,7 +96,7 @@ pub fn wanted(uid: u32) -> Event {
 }
 
 /// Has the heart keep which agents are over, after each change, until the agents are stopped.
-pub fn keep_who_is_over(desk: &Arc<Desk>, heart: &HeartLine) {
+pub fn keep_who_is_over(desk: &Arc<ControlApi>, heart: &HeartLine) {
     if desk.plan.mode != Mode::Service {
         return;
     }
@@ -113,7 +113,7 @@ pub fn keep_who_is_over(desk: &Arc<Desk>, heart: &HeartLine) {
 
 /// Has the heart keep which agents are over. Returns false once agents are being stopped, since their ends
 /// mean nothing then.
-async fn keep(desk: &Desk, heart: &HeartLine) -> bool {
+async fn keep(desk: &ControlApi, heart: &HeartLine) -> bool {
     // The lock is held throughout: the last list that the heart gets must be the latest.
     let mut told = desk.over.lock().await;
     let over = match who_is_over(desk).await {
@@ -130,7 +130,7 @@ async fn keep(desk: &Desk, heart: &HeartLine) -> bool {
 }
 
 /// Returns the agents that are over. `None` if init is gone, and everything with it.
-async fn who_is_over(desk: &Desk) -> Option<Over> {
+async fn who_is_over(desk: &ControlApi) -> Option<Over> {
     let ended = |row: ProcessRecord| {
         let ProcessState::Exited(status) = row.state else { return None };
         let now = desk.agents.find(&row.agent)?.condition.borrow().clone();

@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The questions of a sandbox whose configuration says `unlisted: ask`.
 #[derive(Clone)]
-pub struct Desk {
+pub struct ApprovalDesk {
     book: Approvals,
     sink: Sink,
     /// Held while an answer is put in force: each builds on the previous one.
@@ -102,7 +102,7 @@ pub fn entries(book: &Approvals) -> Vec<Approved> {
     written(&book.approved())
 }
 
-impl Desk {
+impl ApprovalDesk {
     /// Keeps the book on disk from now on. With `tells`, questions are printed on standard error.
     #[must_use]
     pub fn open(book: Approvals, sink: Sink, tells: bool) -> Self {
@@ -260,7 +260,7 @@ impl Desk {
     }
 }
 
-impl approval::Operator for Desk {
+impl approval::Operator for ApprovalDesk {
     fn ask(&self, question: Question) -> BoxFuture<'_, approval::Word> {
         let Question { host, port, method, path, program, generation, again } = question;
         let asked = Asked {

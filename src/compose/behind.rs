@@ -11,7 +11,7 @@ use supervision::{ChildSpec, FirstStart, Supervisor};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::control::Desk;
+use super::control::ControlApi;
 use super::stores::{Refused, Stores};
 use super::{capture, records, tree};
 use crate::console::warn;
@@ -34,7 +34,7 @@ impl BehindTheProof {
     ///
     /// # Errors
     /// The cage could not be proven; at the beginning of a sandbox, also that an agent could not be started.
-    pub async fn begin(self, desk: &Arc<Desk>, tree: &Supervisor) -> Result<(), Refused> {
+    pub async fn begin(self, desk: &Arc<ControlApi>, tree: &Supervisor) -> Result<(), Refused> {
         let Self { report, roots, captured, specs } = self;
         let (stores, beginning) = (&desk.stores, desk.beginning);
         roots.await??;

@@ -49,7 +49,7 @@ const NOT_KEPT: &str =
     "it is in force, but not kept yet: a supervisor that is restarted now would begin with the policy before";
 
 /// Everything that the control API needs.
-pub struct Desk {
+pub struct ControlApi {
     /// The plan.
     pub plan: Arc<Plan>,
     /// What outlives the actors.
@@ -84,7 +84,7 @@ pub struct Desk {
     pub beginning: Beginning,
 }
 
-impl Desk {
+impl ControlApi {
     fn tree(&self) -> Result<&Supervisor, Fault> {
         self.tree.get().ok_or_else(|| Fault::new(Code::Unavailable, "the actor tree is not up yet"))
     }
@@ -372,7 +372,7 @@ async fn restart_child(tree: &Supervisor, actor: &str) -> Result<(), Fault> {
     restarted.map(drop).map_err(|e| Fault::new(Code::Conflict, e.to_string()))
 }
 
-impl Control for Desk {
+impl Control for ControlApi {
     fn status(&self) -> Answer<'_, Status> {
         Box::pin(async { Ok(self.overview().await) })
     }

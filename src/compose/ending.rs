@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::LAST_SAID;
 use super::another_cage;
-use super::control::Desk;
+use super::control::ControlApi;
 use super::handover::{Handover, HeartLine};
 use super::records;
 use super::stores::Refused;
@@ -48,7 +48,7 @@ pub enum End {
 
 /// Waits for the end, and acts on the heart's messages meanwhile.
 pub async fn wait_for_end(
-    desk: &Arc<Desk>,
+    desk: &Arc<ControlApi>,
     heart: &HeartLine,
     mut told_to_end: mpsc::Receiver<Duration>,
 ) -> End {
@@ -106,7 +106,7 @@ pub async fn wait_for_end(
 
 /// Ends the agents in a background task. [`wait_for_end`] sees their end as it sees any other. Told again, it
 /// ends them by the grace of then, if that is over sooner.
-fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
+fn stop_agents(desk: &Arc<ControlApi>, grace: Duration) {
     desk.stopping.store(true, Ordering::Relaxed);
     let desk = Arc::clone(desk);
     tokio::spawn(async move { desk.agents.stop(grace, desk.tree.get()).await });
@@ -115,7 +115,7 @@ fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
 /// Does the last work of a sandbox that is over: writes every byte of output and every record. Meanwhile the
 /// heart ends what is left inside.
 pub async fn close(
-    desk: &Desk,
+    desk: &ControlApi,
     heart: &HeartLine,
     code: u8,
     message: Option<String>,
@@ -177,7 +177,7 @@ async fn until_it_is_gone(heart: &HeartLine) {
 /// Records that the sandbox was ended without its agents having been stopped in order: by a heart that waits
 /// no longer, or by the heart's death. What the disk takes of that within a moment is all that there is time
 /// for.
-pub async fn cut_off(desk: &Desk) {
+pub async fn cut_off(desk: &ControlApi) {
     desk.stores.audit.ends();
     let why = Some("ended by force".to_owned());
     records::sandbox(&desk.stores.audit.sink(), SandboxChange::Stopped, &desk.plan.name, why);

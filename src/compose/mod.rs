@@ -60,7 +60,7 @@ use crate::steps::Steps;
 use agents::{Agent, Agents, Surroundings};
 use asked::Asked;
 use behind::BehindTheProof;
-use control::Desk;
+use control::ControlApi;
 use ending::{End, wait_for_end};
 use handover::{Handover, HeartLine};
 use stores::{Refused, Stores};
@@ -171,7 +171,7 @@ async fn supervise() -> Result<(), Refused> {
 }
 
 /// Announces a service once: its agents, and the ports that lead inside.
-fn announce(desk: &Desk) {
+fn announce(desk: &ControlApi) {
     let plan = &desk.plan;
     if plan.mode != Mode::Service || plan.quiet || desk.beginning == Beginning::Succession {
         return;
@@ -192,7 +192,7 @@ async fn build(
     heart: &HeartLine,
     handover: &mut Handover,
     plan: Arc<Plan>,
-) -> Result<(Arc<Desk>, mpsc::Receiver<Duration>), Refused> {
+) -> Result<(Arc<ControlApi>, mpsc::Receiver<Duration>), Refused> {
     let channel = handover.take(slot::INIT).ok_or("the heart handed over no channel to init")?;
     let init = InitClient::new(channel)?;
     // Everything that doesn't wait for the proof is made while it runs.
@@ -228,10 +228,10 @@ async fn build(
         stores.policy_seen,
         records::policy_loaded(stores.policy.clone(), stores.audit.sink()),
     )
-    .with_approved(stores.approvals.as_ref().map(approvals::Desk::entries).unwrap_or_default());
+    .with_approved(stores.approvals.as_ref().map(approvals::ApprovalDesk::entries).unwrap_or_default());
     let policy_kept = keep_policy(&loader, heart, plan.cages_before);
     let (ending, told_to_end) = mpsc::channel(1);
-    let desk = Arc::new(Desk {
+    let desk = Arc::new(ControlApi {
         plan: Arc::clone(&plan),
         stores: Arc::clone(&stores),
         addresses: tree::Addresses::new(),

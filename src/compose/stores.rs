@@ -60,7 +60,7 @@ pub struct Stores {
     /// A short list of what was refused.
     pub refusals: Arc<Refusals>,
     /// The questions that wait for the operator, if the configuration says `unlisted: ask`.
-    pub approvals: Option<approvals::Desk>,
+    pub approvals: Option<approvals::ApprovalDesk>,
     /// What the proxy needs.
     pub proxy: Arc<proxy::Deps>,
 }
@@ -87,7 +87,7 @@ pub struct Ready {
     names: Arc<proxy::names::Book>,
     credentials: Arc<Credentials>,
     guesses: Guesses,
-    approvals: Option<approvals::Desk>,
+    approvals: Option<approvals::ApprovalDesk>,
 }
 
 impl Ready {
@@ -112,7 +112,7 @@ impl Ready {
         let recorder = Recorder::install()?;
         let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())
             .map_err(|error| error.seen_from(&plan.state))?;
-        let approvals = asked.map(|book| approvals::Desk::open(book, audit.sink(), tells(plan)));
+        let approvals = asked.map(|book| approvals::ApprovalDesk::open(book, audit.sink(), tells(plan)));
         let authority = Arc::new(authority(handover, heart).await?);
         let lookup = Arc::new(SystemLookup::new()?);
         let resolver = Resolver::new(Arc::<SystemLookup>::clone(&lookup), OwnAddresses::system()?);

@@ -47,7 +47,7 @@ pub use signalled::{INTERRUPTED, INTERRUPTED_TWICE, SECOND_INTERRUPT, hold_signa
 pub use slots::Slots;
 use supervisor::Running;
 use terminal::Terminal;
-use turn::Turn;
+use turn::CageMove;
 
 /// How many packets are read before signals and deaths are looked at again: a compromised supervisor could
 /// send without end.
@@ -114,7 +114,7 @@ pub struct Heart {
     /// end tells it so.
     sweeper: Option<(Child, Wire)>,
     /// A move to another cage that is under way.
-    turn: Option<Turn>,
+    turn: Option<CageMove>,
     steps: Steps,
 }
 

@@ -27,11 +27,11 @@ use crate::state::BUILD_SOCKET;
 use crate::waits::STOP_SLACK;
 
 /// How far a turn has come.
-pub enum Turn {
+pub enum CageMove {
     /// The builder has begun: the init has no cage yet, and may never have one.
     Begun(Child),
     /// The new cage is proven: the supervisor stops the agents for it.
-    Under {
+    Stopping {
         /// The init of the cage that is ready.
         init: Child,
         /// The supervisor's end of the channel to it.
@@ -48,7 +48,7 @@ pub enum Turn {
         finished: bool,
     },
     /// The supervisor stops the agents for a cage that is gone.
-    Back {
+    Returning {
         /// The uid of the operator who wanted the turn.
         uid: u32,
         /// The time after which the heart no longer waits for the old supervisor.
@@ -72,24 +72,24 @@ const BACK: &str = "the other cage's init ended before the agents were there (of
 impl Heart {
     /// Whether the agents are being stopped for another cage. Whatever ends then, another supervisor follows.
     pub(super) fn is_turning(&self) -> bool {
-        matches!(self.turn, Some(Turn::Under { .. } | Turn::Back { .. }))
+        matches!(self.turn, Some(CageMove::Stopping { .. } | CageMove::Returning { .. }))
     }
 
     /// Whether agents have somewhere to go when the old cage ends.
     pub(super) fn has_next_cage(&self) -> bool {
-        matches!(self.turn, Some(Turn::Under { .. }))
+        matches!(self.turn, Some(CageMove::Stopping { .. }))
     }
 
     /// Whether the old cage's init was killed for the turn, or ended by itself during it.
     pub(super) fn has_left_cage(&self) -> bool {
-        matches!(self.turn, Some(Turn::Under { over: true, .. }))
+        matches!(self.turn, Some(CageMove::Stopping { over: true, .. }))
     }
 
     /// The pidfd of the init that the agents are to move to, as long as the old cage is still there to go
     /// back to.
     pub(super) fn next_cage(&self) -> Option<BorrowedFd<'_>> {
         match &self.turn {
-            Some(Turn::Under { init, over: false, .. }) => Some(init.pidfd.as_fd()),
+            Some(CageMove::Stopping { init, over: false, .. }) => Some(init.pidfd.as_fd()),
             _ => None,
         }
     }
@@ -97,7 +97,7 @@ impl Heart {
     /// The time by which the ordered stop for a turn must be over.
     pub(super) fn turn_by(&self) -> Option<Instant> {
         match &self.turn {
-            Some(Turn::Under { by, .. } | Turn::Back { by, .. }) => Some(*by),
+            Some(CageMove::Stopping { by, .. } | CageMove::Returning { by, .. }) => Some(*by),
             _ => None,
         }
     }
@@ -106,7 +106,7 @@ impl Heart {
     pub(super) fn hear_builder(&mut self, running: &Running) {
         while let Some(builder) = &self.builder {
             match builder.hear() {
-                Ok(Word::Begun(init)) if self.turn.is_none() => self.turn = Some(Turn::Begun(init)),
+                Ok(Word::Begun(init)) if self.turn.is_none() => self.turn = Some(CageMove::Begun(init)),
                 Ok(Word::Begun(init)) => {
                     fault(
                         "the builder has begun another cage before the last one was settled (a fault): it is not used",
@@ -115,7 +115,7 @@ impl Heart {
                 }
                 Ok(Word::Built { channel, plan, uid }) => self.built(channel, plan, uid, running),
                 Ok(Word::Failed) => {
-                    if matches!(self.turn, Some(Turn::Begun(_))) {
+                    if matches!(self.turn, Some(CageMove::Begun(_))) {
                         self.end_unused();
                     }
                 }
@@ -123,7 +123,7 @@ impl Heart {
                 Err(error) => {
                     // A turn that is further on needs no builder any more, and its agents are already being
                     // stopped.
-                    if matches!(self.turn, Some(Turn::Begun(_))) {
+                    if matches!(self.turn, Some(CageMove::Begun(_))) {
                         self.end_unused();
                     }
                     if let Some(Builder { child, .. }) = self.builder.take() {
@@ -144,7 +144,7 @@ impl Heart {
             return self.tell_builder(&ToBuilder::Dropped { why: "the sandbox is being stopped".into() });
         }
         let init = match self.turn.take() {
-            Some(Turn::Begun(init)) => init,
+            Some(CageMove::Begun(init)) => init,
             other => {
                 self.turn = other;
                 return self
@@ -152,7 +152,7 @@ impl Heart {
             }
         };
         let by = Instant::now() + STOP_GRACE + STOP_SLACK;
-        self.turn = Some(Turn::Under { init, channel, plan, uid, by, over: false, finished: false });
+        self.turn = Some(CageMove::Stopping { init, channel, plan, uid, by, over: false, finished: false });
         // This slot may hold the news of an earlier move, and the news of both may read the same.
         self.slots.release(&Slot::new(slot::NEWS));
         running.tell(&ToSupervisor::Turn { uid });
@@ -160,7 +160,7 @@ impl Heart {
 
     /// The agents are over: kills the old init while the last records are being written.
     pub(super) fn old_cage_is_over(&mut self) {
-        if let Some(Turn::Under { over, .. }) = &mut self.turn {
+        if let Some(CageMove::Stopping { over, .. }) = &mut self.turn {
             *over = true;
             self.init.kill();
         }
@@ -169,7 +169,7 @@ impl Heart {
     /// The old cage's init ended by itself, and all agents with it: the supervisor has [`LAST_WORDS`] to
     /// finish.
     pub(super) fn old_cage_has_died(&mut self) {
-        if let Some(Turn::Under { over, by, .. }) = &mut self.turn {
+        if let Some(CageMove::Stopping { over, by, .. }) = &mut self.turn {
             *over = true;
             *by = (*by).min(Instant::now() + LAST_WORDS);
         }
@@ -177,33 +177,40 @@ impl Heart {
 
     /// Notes that all records of the old cage's time are written.
     pub(super) fn old_supervisor_has_finished(&mut self) {
-        if let Some(Turn::Under { finished, .. } | Turn::Back { finished, .. }) = &mut self.turn {
+        if let Some(CageMove::Stopping { finished, .. } | CageMove::Returning { finished, .. }) =
+            &mut self.turn
+        {
             *finished = true;
         }
     }
 
     fn old_supervisor_is_through(&self) -> bool {
-        matches!(self.turn, Some(Turn::Under { finished: true, .. } | Turn::Back { finished: true, .. }))
+        matches!(
+            self.turn,
+            Some(CageMove::Stopping { finished: true, .. } | CageMove::Returning { finished: true, .. })
+        )
     }
 
     /// The next cage's init died before any agent was in it: the agents go back to the old cage.
     pub(super) fn next_cage_died(&mut self) {
-        if let Some(Turn::Under { uid, by, over: false, finished, .. }) = self.turn {
+        if let Some(CageMove::Stopping { uid, by, over: false, finished, .. }) = self.turn {
             warn(
                 "the init of another cage ended before the agents were there: they are started again where they were",
             );
             self.end_unused();
-            self.turn = Some(Turn::Back { uid, by, finished });
+            self.turn = Some(CageMove::Returning { uid, by, finished });
         }
     }
 
     /// The sandbox is to stop: gives up the turn, and ends the init of a cage that isn't in use yet.
     pub(super) fn give_up_turn(&mut self) {
-        if let Some(Turn::Under { over: true, .. } | Turn::Back { finished: true, .. }) = self.turn {
+        if let Some(CageMove::Stopping { over: true, .. } | CageMove::Returning { finished: true, .. }) =
+            self.turn
+        {
             // The old supervisor does for this turn what it would do for a stop, and no agent runs any more.
             self.over = Some(Ending::with(0, None));
         }
-        let is_awaited = !matches!(self.turn, None | Some(Turn::Begun(_)));
+        let is_awaited = !matches!(self.turn, None | Some(CageMove::Begun(_)));
         self.end_unused();
         if is_awaited {
             self.tell_builder(&ToBuilder::Dropped { why: "the sandbox is being stopped".into() });
@@ -212,7 +219,7 @@ impl Heart {
 
     /// Ends the init of a cage that isn't in use.
     pub(super) fn end_unused(&mut self) {
-        if let Some(Turn::Begun(init) | Turn::Under { init, .. }) = self.turn.take() {
+        if let Some(CageMove::Begun(init) | CageMove::Stopping { init, .. }) = self.turn.take() {
             children::end_child(&init);
         }
     }
@@ -240,14 +247,14 @@ impl Heart {
         }
         let moved = |uid| Some(Moved { wanted_by: (!finished).then_some(uid) });
         match self.turn.take() {
-            Some(Turn::Under { init, channel, plan, uid, .. }) => {
+            Some(CageMove::Stopping { init, channel, plan, uid, .. }) => {
                 self.news.moved = moved(uid);
                 self.enter(init, channel, plan);
             }
-            Some(Turn::Back { uid, .. }) => {
+            Some(CageMove::Returning { uid, .. }) => {
                 self.news.moved = moved(uid);
                 self.beginning = Beginning::SameCage;
-                self.turn = Some(Turn::Starting { word: ToBuilder::Dropped { why: BACK.into() } });
+                self.turn = Some(CageMove::Starting { word: ToBuilder::Dropped { why: BACK.into() } });
             }
             other => self.turn = other,
         }
@@ -267,12 +274,12 @@ impl Heart {
         self.slots.keep(Slot::new(slot::PLAN), plan);
         self.slots.keep(Slot::new(slot::INIT), channel);
         self.beginning = Beginning::Cage;
-        self.turn = Some(Turn::Starting { word: ToBuilder::Stands });
+        self.turn = Some(CageMove::Starting { word: ToBuilder::Stands });
     }
 
     /// A supervisor is ready: tells the builder how its turn ended, if there was one.
     pub(super) fn has_turned(&mut self) {
-        if let Some(Turn::Starting { word }) = &self.turn {
+        if let Some(CageMove::Starting { word }) = &self.turn {
             self.tell_builder(word);
             self.turn = None;
         }
@@ -291,7 +298,7 @@ impl Heart {
         // Reads its last messages: an init that it has only just reported would be left running.
         while let Ok(word) = builder.hear() {
             if let Word::Begun(init) = word {
-                self.turn = Some(Turn::Begun(init));
+                self.turn = Some(CageMove::Begun(init));
             }
         }
         self.end_unused();
@@ -307,7 +314,7 @@ impl Heart {
             let Some(pid) = ended.pid() else { return };
             let builder = self.builder.as_ref().map(|builder| &builder.child);
             let next = match &self.turn {
-                Some(Turn::Begun(init) | Turn::Under { init, .. }) => Some(init),
+                Some(CageMove::Begun(init) | CageMove::Stopping { init, .. }) => Some(init),
                 _ => None,
             };
             let ours = [Some(&running.child), Some(&self.init), builder, next];

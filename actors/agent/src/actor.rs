@@ -116,7 +116,7 @@ pub enum Opened {
 
 /// What becomes of the process.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Told {
+pub enum AgentEvent {
     /// It runs.
     Started {
         /// Its pid inside.
@@ -140,7 +140,7 @@ pub enum Told {
     WasOver {
         /// How it ended.
         status: ExitStatus,
-        /// As for [`Told::Exited`].
+        /// As for [`AgentEvent::Exited`].
         restarts: bool,
         /// Whether its restarts were used up then.
         gave_up: bool,
@@ -187,7 +187,7 @@ pub struct Arguments {
     /// was reported then.
     pub gave_up: bool,
     /// Hears what becomes of the process. Must not block.
-    pub told: Arc<dyn Fn(&Told) + Send + Sync>,
+    pub told: Arc<dyn Fn(&AgentEvent) + Send + Sync>,
     /// The last end that was dealt with, see [`Judged`].
     pub judged: Judged,
     /// How it is watched, if it is.
@@ -261,7 +261,7 @@ impl Actor for AgentActor {
         let mut noted = false;
         let process = match known {
             Some(ProcessRecord { process, pid, state: ProcessState::Running, .. }) => {
-                (given.told)(&Told::Adopted { pid });
+                (given.told)(&AgentEvent::Adopted { pid });
                 Some(process)
             }
             Some(ProcessRecord { process, state: ProcessState::Exited(status), noted: before, .. })
@@ -278,7 +278,7 @@ impl Actor for AgentActor {
                 }
                 match start(&given).await {
                     Ok(record) => {
-                        (given.told)(&Told::Started { pid: record.pid });
+                        (given.told)(&AgentEvent::Started { pid: record.pid });
                         Some(record.process)
                     }
                     Err(error) => refused(&given, &myself, &error)?,
@@ -316,7 +316,7 @@ impl Actor for AgentActor {
             Msg::Flooded(pid, descriptors) => {
                 let why =
                     format!("it had {descriptors} descriptors open, and other agents waited for the network");
-                (state.given.told)(&Told::Curbed { pid, why });
+                (state.given.told)(&AgentEvent::Curbed { pid, why });
                 Ok(())
             }
             Msg::GraceOver(process) => {
@@ -352,8 +352,8 @@ impl State {
         let restarts =
             stopped.is_none() && !gave_up && self.given.restart_on.wants(status.success() && !self.silent);
         (self.given.told)(&match self.noted {
-            true => Told::WasOver { status, restarts, gave_up },
-            false => Told::Exited { status, stopped: stopped.is_some(), restarts },
+            true => AgentEvent::WasOver { status, restarts, gave_up },
+            false => AgentEvent::Exited { status, stopped: stopped.is_some(), restarts },
         });
         self.given.judged.note(process);
         // If this fails, the only effect is that a new supervisor finds the row again, as an end that was not
@@ -377,10 +377,10 @@ impl State {
     async fn pulse(&mut self, myself: &ActorRef<Msg>, process: ProcessId, verdict: Verdict, why: String) {
         match verdict {
             Verdict::Same => {}
-            Verdict::Now(health) => (self.given.told)(&Told::Health(health)),
+            Verdict::Now(health) => (self.given.told)(&AgentEvent::Health(health)),
             Verdict::GivenUp => {
                 self.silent = true;
-                (self.given.told)(&Told::Silent { why });
+                (self.given.told)(&AgentEvent::Silent { why });
                 self.signal(process, libc::SIGTERM).await;
                 myself.send_after(SILENT_GRACE, move || Msg::GraceOver(process));
             }
@@ -445,7 +445,7 @@ fn refused(
         _ => 125,
     };
     let restarts = given.restart_on.wants(false);
-    (given.told)(&Told::Refused { why: error.to_string(), code, restarts });
+    (given.told)(&AgentEvent::Refused { why: error.to_string(), code, restarts });
     if restarts {
         return Err(error.to_string().into());
     }

@@ -14,7 +14,7 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
-use policy::desk::{Broken, Desk};
+use policy::parse_pool::{Broken, ParsePool};
 use policy::{Party, Share, Shares, Spent};
 
 use crate::{
@@ -128,11 +128,15 @@ impl AsRef<[u8]> for Paid {
 
 impl Asked {
     /// Reads and checks a body. Takes the bytes that it needs of its party's `share`, and parses a long body
-    /// at the `desk`.
+    /// in the parse pool.
     ///
     /// # Errors
     /// Every way in which it can be unfit; no part of the body is in the error.
-    pub(crate) async fn read<B>(body: B, share: Share, (desk, party): (&Desk, Party)) -> Result<Self, BadBody>
+    pub(crate) async fn read<B>(
+        body: B,
+        share: Share,
+        (pool, party): (&ParsePool, Party),
+    ) -> Result<Self, BadBody>
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
@@ -140,7 +144,7 @@ impl Asked {
         let (bytes, share) = tokio::time::timeout_at(until.into(), collect(body, share))
             .await
             .map_err(|_| BadBody::Slow)??;
-        desk.read(party, bytes.len(), move || Self::parse(bytes, share)).await?
+        pool.read(party, bytes.len(), move || Self::parse(bytes, share)).await?
     }
 
     fn parse(bytes: Bytes, share: Share) -> Result<Self, BadBody> {
@@ -288,7 +292,7 @@ mod tests {
     }
 
     async fn read(body: impl HttpBody<Data = Bytes> + Unpin, share: Share) -> Result<Asked, BadBody> {
-        Asked::read(body, share, (&Desk::default(), Party(1))).await
+        Asked::read(body, share, (&ParsePool::default(), Party(1))).await
     }
 
     fn parse(text: &str) -> Result<Asked, BadBody> {

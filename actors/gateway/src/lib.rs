@@ -1,7 +1,7 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
 //! The steps of a request, each in a file of its own: [`shape`] → [`body`] (its `fields`; long bodies are
-//! parsed at a [`policy::desk`]) → [`routes`] → `call` (over the targets, as `failover` says, within the
+//! parsed at a [`policy::parse_pool`]) → [`routes`] → `call` (over the targets, as `failover` says, within the
 //! [`budgets`]) → [`ledger`] → `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay`
 //! (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`]
 //! its keys. [`probe`] asks one provider outside any sandbox. Only [`actor`] uses actors; [`Gateway::serve`]

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Request, Response};
-use policy::desk::Desk;
+use policy::parse_pool::ParsePool;
 use policy::{Caller, Shares, Spent};
 use redactor::Guesses;
 use serde::Serialize;
@@ -65,7 +65,7 @@ struct Inner {
     /// The bytes that request bodies may hold.
     room: Shares,
     /// Parses long bodies.
-    desk: Desk,
+    pool: ParsePool,
     in_flight: Shares,
     budgets: Budgets,
 }
@@ -95,7 +95,7 @@ impl Gateway {
         let ledger = Arc::clone(&deps.ledger);
         let budgets = Budgets::new(deps.shelf.clone(), Arc::new(move |standing| ledger.budgets(standing)));
         let (routes, in_flight) = (ArcSwap::default(), Shares::new(MAX_IN_FLIGHT));
-        let inner = Inner { deps, routes, room: room(), desk: Desk::common(), in_flight, budgets };
+        let inner = Inner { deps, routes, room: room(), pool: ParsePool::common(), in_flight, budgets };
         Self { inner: Arc::new(inner) }
     }
 
@@ -221,7 +221,7 @@ impl Gateway {
             })
         })?;
         let room = self.inner.room.take(party, 0).map_err(BadBody::NoRoom)?;
-        let asked = Asked::read(body, room, (&self.inner.desk, party)).await?;
+        let asked = Asked::read(body, room, (&self.inner.pool, party)).await?;
         stage.exchange.asked = Some(clip(asked.model()).into());
         stage.exchange.streamed = asked.stream;
         asked.fits(endpoint)?;

@@ -13,12 +13,12 @@ use crate::conn::Deps;
 use crate::guard::{self, Connected, DialError, JudgedAddr, Reached, ResolveError};
 use crate::limits::{ADDRESSES_FRESH, DIAL_DEADLINE, UNNAMED_LOOKUPS_PER_MINUTE};
 use crate::route::{self, Route};
-use crate::tracker::{Tracker, Way};
+use crate::tracker::{Tracker, UpstreamSlot};
 use crate::verdict::Granted;
 
 /// The route to a granted destination and its judged addresses, with the time of the judgement.
 #[derive(Debug, Clone)]
-pub struct Judged {
+pub struct JudgedAddresses {
     destination: Destination,
     route: Route,
     /// Empty only where an upstream proxy resolves the name.
@@ -36,10 +36,10 @@ pub struct Dialled {
     /// What was judged of the other end: see [`Reached`].
     pub reached: Reached,
     /// The connection's place among those to upstreams.
-    pub way: Way,
+    pub way: UpstreamSlot,
 }
 
-impl Judged {
+impl JudgedAddresses {
     /// Resolves the granted destination once and judges every answer.
     ///
     /// # Errors

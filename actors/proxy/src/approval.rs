@@ -21,11 +21,11 @@ use smol_str::SmolStr;
 
 use crate::address;
 use crate::answer::{Known, Refusal};
-use crate::caller::{Claim, Judged};
+use crate::caller::{Claim, JudgedCaller};
 use crate::conn::Deps;
 use crate::intent::{Ask, Exchange, Intent};
 use crate::limits::{MAX_ASKED_BYTES, MAX_HELD, MAX_TIMES_ASKED};
-use crate::road;
+use crate::road::{self, Authorised};
 use crate::verdict::{Granted, Unlisted};
 
 /// Stands in for the entry's name in records and metrics.
@@ -100,7 +100,7 @@ impl Approvals {
 
 /// A request that no entry names, as it was judged.
 pub(crate) struct Unnamed {
-    pub(crate) caller: Judged,
+    pub(crate) caller: JudgedCaller,
     pub(crate) generation: Arc<Generation>,
     pub(crate) denial: Denial,
 }
@@ -124,7 +124,7 @@ pub(crate) fn rule(
     deps: &Deps,
     generation: &Generation,
     intent: &Intent,
-    caller: &Judged,
+    caller: &JudgedCaller,
 ) -> Result<Ruling, Denial> {
     let granted = Granted::judge(generation, intent, caller);
     // Only an entry can open what has no public name, the host's own loopback included. The gateway needs no
@@ -181,7 +181,7 @@ pub(crate) fn is_public(name: &DomainName) -> bool {
 }
 
 /// Whether a question can show all that the request asks for, and the calling program.
-fn can_be_shown(exchange: &Exchange, caller: &Judged) -> bool {
+fn can_be_shown(exchange: &Exchange, caller: &JudgedCaller) -> bool {
     let length = exchange.path.as_str().len() + caller.executable.path.len();
     !exchange.websocket && !exchange.asks_for_more() && !caller.foreign_code && length <= MAX_ASKED_BYTES
 }
@@ -194,19 +194,19 @@ pub(crate) async fn ask(
     intent: &Intent,
     known: &mut Known,
     unnamed: Unnamed,
-) -> Result<(Judged, Arc<Generation>, Granted), Refusal> {
+) -> Result<Authorised, Refusal> {
     let Some(operator) = &deps.approvals.operator else { return Err(unnamed.denial.into()) };
     match intent.ask() {
         Ask::Tunnel => {
             let Unnamed { caller, generation, .. } = unnamed;
             let granted = granted(intent, &caller, &generation, Unlisted::Tunnel);
-            Ok((caller, generation, granted))
+            Ok(Authorised { caller, generation, granted })
         }
         Ask::Exchange(exchange) => {
             if matches!(intent.destination().host, Host::Addr(_)) {
                 // Don't ask about an address that no approval can open.
                 let once = granted(intent, &unnamed.caller, &unnamed.generation, Unlisted::Once);
-                address::Judged::of(deps, &once).await?;
+                address::JudgedAddresses::of(deps, &once).await?;
             }
             let _place = deps.approvals.place(unnamed.caller.party)?;
             held((deps, &**operator), claim, (intent, exchange), known, unnamed).await
@@ -220,7 +220,7 @@ async fn held(
     (intent, exchange): (&Intent, &Exchange),
     known: &mut Known,
     mut unnamed: Unnamed,
-) -> Result<(Judged, Arc<Generation>, Granted), Refusal> {
+) -> Result<Authorised, Refusal> {
     let mut generations = deps.policy.subscribe();
     let mut asked_by: Option<Executable> = None;
     for _ in 0..MAX_TIMES_ASKED {
@@ -241,7 +241,7 @@ async fn held(
         let generation = deps.policy.load();
         known.generation = Some(generation.number);
         let denial = match rule(deps, &generation, intent, &caller)? {
-            Ruling::Granted(granted) => return Ok((caller, generation, granted)),
+            Ruling::Granted(granted) => return Ok(Authorised { caller, generation, granted }),
             Ruling::Unnamed(denial) => denial,
         };
         let as_asked = generation.number == unnamed.generation.number
@@ -249,7 +249,7 @@ async fn held(
             && caller.foreign_code == unnamed.caller.foreign_code;
         if word == Word::Once && as_asked {
             let granted = granted(intent, &caller, &generation, Unlisted::Once);
-            return Ok((caller, generation, granted));
+            return Ok(Authorised { caller, generation, granted });
         }
         unnamed = Unnamed { caller, generation, denial };
     }
@@ -295,7 +295,7 @@ fn refusal(word: &Word, denial: &Denial) -> Option<Refusal> {
 
 /// Makes the grant that stands in for an entry's: requests are read one by one, and no private address is
 /// reached.
-fn granted(intent: &Intent, caller: &Judged, generation: &Generation, unlisted: Unlisted) -> Granted {
+fn granted(intent: &Intent, caller: &JudgedCaller, generation: &Generation, unlisted: Unlisted) -> Granted {
     static NAME: LazyLock<Arc<str>> = LazyLock::new(|| ENTRY.into());
     static TUNNEL: LazyLock<Arc<str>> = LazyLock::new(|| EACH_REQUEST.into());
     static ONCE: LazyLock<Arc<str>> = LazyLock::new(|| "approved once".into());

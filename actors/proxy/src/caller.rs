@@ -1,6 +1,6 @@
 //! A step of the road: identifying the caller.
 //!
-//! A [`Judged`] caller is made here and nowhere else, by asking the identifier who holds the agent's end of
+//! A [`JudgedCaller`] caller is made here and nowhere else, by asking the identifier who holds the agent's end of
 //! the connection, and whether that is the process that made it. The first request asks both in one question,
 //! after its head was read; a connection that stays silent is asked about by [`Claim::watch`], so that a
 //! program that means to lend its connection can't wait until the note of its connect(2) is gone. A kept
@@ -23,7 +23,7 @@ use crate::answer::Refusal;
 use crate::identity::{Changed, Identifier, Look, Unidentified};
 use crate::limits::{HOLDER_LOOK, IDENTITY_FRESH, MAKER_ASKED_WITHIN, MAX_UNTOLD_LOOKS};
 use crate::relay::Stop;
-use crate::tracker::{Place, TooMany};
+use crate::tracker::{ConnectionSlot, TooMany};
 
 /// Age at which an answer is renewed in the background, while requests may still use it: the time that is
 /// left of [`IDENTITY_FRESH`] is enough for a look.
@@ -139,16 +139,16 @@ impl From<Unjudged> for Refusal {
 
 /// A caller whose identity was established for the request at hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judged(Arc<Caller>);
+pub struct JudgedCaller(Arc<Caller>);
 
-impl Judged {
+impl JudgedCaller {
     /// The caller, to keep.
     pub fn shared(&self) -> Arc<Caller> {
         Arc::clone(&self.0)
     }
 }
 
-impl std::ops::Deref for Judged {
+impl std::ops::Deref for JudgedCaller {
     type Target = Caller;
     fn deref(&self) -> &Caller {
         &self.0
@@ -163,8 +163,8 @@ pub struct Claim {
     local: SocketAddr,
     /// Its place among all connections: no agent's until the first look, then its maker's. `None` once it is
     /// no longer served.
-    place: Mutex<Option<Place>>,
-    first: OnceCell<Result<Judged, Unjudged>>,
+    place: Mutex<Option<ConnectionSlot>>,
+    first: OnceCell<Result<JudgedCaller, Unjudged>>,
     /// Its maker's party, once that is known.
     party: AtomicU64,
     /// Notified when the party becomes known.
@@ -172,7 +172,7 @@ pub struct Claim {
     /// Whether any look found code of unknown origin in a holder: that code may have sent something before
     /// the program was executed anew, without it.
     foreign_code: AtomicBool,
-    last: ArcSwapOption<(Judged, Instant)>,
+    last: ArcSwapOption<(JudgedCaller, Instant)>,
     /// Whether a renewal is under way beside the requests.
     renewing: AtomicBool,
     /// Held while the caller is asked for anew.
@@ -199,7 +199,7 @@ impl Claim {
 
     /// Gives the connection this place, for as long as it is watched.
     #[must_use]
-    pub(crate) fn at(self, place: Place) -> Self {
+    pub(crate) fn at(self, place: ConnectionSlot) -> Self {
         Self { place: Mutex::new(Some(place)), ..self }
     }
 
@@ -259,7 +259,7 @@ impl Claim {
         }
     }
 
-    async fn ask_first(&self) -> Result<Judged, Unjudged> {
+    async fn ask_first(&self) -> Result<JudgedCaller, Unjudged> {
         let first = self.ask(Look::First).await?;
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         match place.as_mut().map(|place| place.belongs_to(first.party)) {
@@ -272,14 +272,14 @@ impl Claim {
         }
     }
 
-    async fn ask(&self, look: Look) -> Result<Judged, Unjudged> {
+    async fn ask(&self, look: Look) -> Result<JudgedCaller, Unjudged> {
         let mut caller = self.identify.identify(self.client, self.local, look).await?;
         caller.foreign_code |= self.foreign_code.fetch_or(caller.foreign_code, Ordering::Relaxed);
         if let Some(Ok(first)) = self.first.get() {
             // The connection is its maker's, whichever program uses it.
             caller.party = first.party;
         }
-        Ok(Judged(Arc::new(caller)))
+        Ok(JudgedCaller(Arc::new(caller)))
     }
 
     /// Returns the current caller, which must still be the program that made the connection.
@@ -287,7 +287,7 @@ impl Claim {
     /// # Errors
     /// The identifier's denial, or that the connection has changed hands since it was made. A refusal of the
     /// first look stays for good; after a later one the next request asks anew.
-    pub async fn judged(self: &Arc<Self>) -> Result<Judged, Unjudged> {
+    pub async fn judged(self: &Arc<Self>) -> Result<JudgedCaller, Unjudged> {
         let (mut asked, begun) = (false, Instant::now());
         let first = self.first.get_or_init(|| {
             asked = true;
@@ -381,7 +381,7 @@ impl Claim {
 
     /// Asks for the caller anew. One look at a time, so that an older answer never replaces a newer one; a
     /// call that waited takes an answer that was begun since.
-    async fn renew(&self, first: &Judged) -> Result<Judged, Unjudged> {
+    async fn renew(&self, first: &JudgedCaller) -> Result<JudgedCaller, Unjudged> {
         let since = Instant::now();
         let _turn = self.turn.lock().await;
         if let Some(last) = self.last.load_full().filter(|last| last.1 >= since) {
@@ -418,7 +418,7 @@ fn still_untold(last: Denial) -> Denial {
     Denial { detail, ..last }
 }
 
-fn changed_hands(first: &Judged, now: &Judged) -> Denial {
+fn changed_hands(first: &JudgedCaller, now: &JudgedCaller) -> Denial {
     Denial {
         layer: Layer::Identity,
         detail: format!(

@@ -29,10 +29,11 @@ use crate::conn::{Conn, Deps, Next};
 use crate::intent::{Intent, Scope};
 use crate::limits::{REFUSED_HELLO, TLS_HANDSHAKE};
 use crate::names::Bound;
+use crate::road::{self, Authorised};
 use crate::strict::io::Remains;
 use crate::tls::{Alpn, Hello, Prefixed};
 use crate::tunnel::First;
-use crate::{outcome, road, serve, ssh, tunnel};
+use crate::{outcome, serve, ssh, tunnel};
 
 /// Serves one captured connection; `asked` is the address that the client connected to.
 pub(crate) async fn serve(deps: Arc<Deps>, claim: Arc<Claim>, mut stream: TcpStream, asked: SocketAddr) {
@@ -75,7 +76,7 @@ async fn open(
     known: &mut Known,
     started: Instant,
 ) -> Result<Next, Refusal> {
-    let (_, _, granted) = road::authorise(deps, claim, intent, known).await?;
+    let Authorised { granted, .. } = road::authorise(deps, claim, intent, known).await?;
     tunnel::prepare(deps, granted, known, started).await
 }
 

@@ -33,7 +33,7 @@ use crate::route::Routes;
 use crate::strict::Violation;
 use crate::strict::io::Fault;
 use crate::tls::Authority;
-use crate::tracker::{Live, Seat, Tracker};
+use crate::tracker::{HttpSlot, Live, Tracker};
 use crate::upstream::{Sender, Upstream};
 use crate::verdict::Granted;
 
@@ -83,7 +83,7 @@ pub(crate) enum Next {
     /// Bytes go to what was dialled.
     Relay { upstream: Dialled, granted: Granted, known: Known },
     /// Requests are read inside it.
-    Inspect { granted: Granted, addresses: Option<address::Judged> },
+    Inspect { granted: Granted, addresses: Option<address::JudgedAddresses> },
     /// WebSocket messages pass, judged where the handshake was.
     WebSocket {
         upgrade: OnUpgrade,
@@ -138,11 +138,11 @@ pub(crate) struct Conn {
     pub(crate) claim: Arc<Claim>,
     pub(crate) pool: Pool,
     /// Addresses that CONNECT already resolved; for the first dial.
-    pub(crate) addresses: Mutex<Option<address::Judged>>,
+    pub(crate) addresses: Mutex<Option<address::JudgedAddresses>>,
     /// If the connection is inside a tunnel: the tunnel's decision.
     rests_on: Option<(Live, Ground)>,
     /// Held while HTTP is served on the connection.
-    seat: Mutex<Option<Seat>>,
+    seat: Mutex<Option<HttpSlot>>,
     next: Mutex<Option<Next>>,
     fault: OnceLock<Fault>,
     /// Takes the destination's interim answers. Not set on HTTP/2.
@@ -172,7 +172,7 @@ impl Conn {
         }
     }
 
-    pub(crate) fn with_addresses(self, addresses: Option<address::Judged>) -> Self {
+    pub(crate) fn with_addresses(self, addresses: Option<address::JudgedAddresses>) -> Self {
         *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
         self
     }
@@ -202,7 +202,7 @@ impl Conn {
 
     /// Takes the addresses that CONNECT resolved, which only the first call can, if they are still good under
     /// `rule`.
-    pub(crate) fn take_addresses(&self, rule: &AddressRule) -> Option<address::Judged> {
+    pub(crate) fn take_addresses(&self, rule: &AddressRule) -> Option<address::JudgedAddresses> {
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         addresses.take().filter(|judged| judged.are_good_under(rule))
     }

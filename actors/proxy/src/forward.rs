@@ -27,7 +27,7 @@ use crate::limits::FIRST_BYTE_DEADLINE;
 use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
 use crate::road::Answer;
-use crate::tracker::{InTurn, Live};
+use crate::tracker::{Live, RequestSlot};
 use crate::upstream::{Sender, Unanswered, Wire};
 use crate::verdict::Permitted;
 use crate::websocket::{self, Handshake};
@@ -44,7 +44,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) known: &'a Known,
     pub(crate) started: Instant,
     /// Its place among the requests in flight.
-    pub(crate) turn: InTurn,
+    pub(crate) turn: RequestSlot,
 }
 
 /// See the module.

@@ -88,7 +88,7 @@ pub struct Exchange {
     /// Whether it is sent on over TLS.
     pub tls: bool,
     /// Its body, if that was read to be judged.
-    pub judged: Option<crate::protocol::Judged>,
+    pub judged: Option<crate::protocol::JudgedBody>,
     /// What its headers ask for besides its method and path.
     pub seconds: Box<[Second]>,
 }

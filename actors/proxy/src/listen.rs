@@ -17,7 +17,7 @@ use crate::caller::Claim;
 use crate::conn::{Conn, Deps};
 use crate::intent::{Scope, inference};
 use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, CONNECTION_TOTAL};
-use crate::tracker::Place;
+use crate::tracker::ConnectionSlot;
 use crate::verdict::Granted;
 use crate::witness::Witness;
 use crate::{capture, outcome, road, tunnel};
@@ -76,7 +76,7 @@ pub(crate) struct Accepted {
     client: SocketAddr,
     local: SocketAddr,
     kind: Kind,
-    place: Place,
+    place: ConnectionSlot,
 }
 
 /// Accepts for ever. Each connection goes on as a task of its own that outlives this one.

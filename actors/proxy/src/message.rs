@@ -23,7 +23,7 @@ use crate::outcome::Finished;
 use crate::pool::Key;
 use crate::protocol::Forwarded;
 use crate::timer::Timer;
-use crate::tracker::{InTurn, Live};
+use crate::tracker::{Live, RequestSlot};
 use crate::upstream::{Driver, Sender};
 
 /// Counts one exchange. Its final record is written when the last part of the exchange is dropped.
@@ -37,12 +37,12 @@ pub(crate) struct Ledger {
     fault: std::sync::OnceLock<String>,
     /// The exchange goes on as a WebSocket, whose end is recorded by itself.
     is_handed_over: AtomicBool,
-    _turn: InTurn,
+    _turn: RequestSlot,
 }
 
 impl Ledger {
     /// `turn` is given back when the last part of the exchange is dropped.
-    pub(crate) fn open(conn: &Arc<Conn>, known: &Known, started: Instant, turn: InTurn) -> Arc<Self> {
+    pub(crate) fn open(conn: &Arc<Conn>, known: &Known, started: Instant, turn: RequestSlot) -> Arc<Self> {
         Arc::new(Self {
             conn: Arc::clone(conn),
             known: known.clone(),

@@ -14,7 +14,7 @@ use policy::{AddressRule, Caller, Destination};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::caller::Judged;
+use crate::caller::JudgedCaller;
 use crate::limits::{MAX_HTTP1_ONLY, MAX_IDLE_UPSTREAM, UPSTREAM_IDLE};
 use crate::upstream::{Sender, Wire};
 
@@ -88,7 +88,7 @@ impl Drop for Opening<'_> {
 struct State {
     /// Nothing is pooled any more.
     closed: bool,
-    owner: Option<Judged>,
+    owner: Option<JudgedCaller>,
     idle: Vec<(Key, Sender, Instant)>,
     /// HTTP/2 connections by key, the latest first: it takes the request that it was opened for. There are
     /// several where the earlier ones take no more requests at a time.
@@ -149,7 +149,7 @@ impl Pool {
     }
 
     /// Drops everything unless it was opened for `caller`.
-    pub(crate) fn claim(&self, caller: &Judged) {
+    pub(crate) fn claim(&self, caller: &JudgedCaller) {
         let mut state = self.lock();
         if state.owner.as_ref().is_some_and(|owner| owner != caller) {
             *state = State { closed: state.closed, ..State::default() };

@@ -16,11 +16,11 @@ use policy::Generation;
 use crate::answer::{Known, Refusal, without_body};
 use crate::approval::{self, Ruling, Unnamed};
 use crate::body::Body;
-use crate::caller::{Claim, Judged};
+use crate::caller::{Claim, JudgedCaller};
 use crate::conn::{Conn, Deps, Next};
 use crate::intent::{Ask, Intent};
 use crate::limits::FREE_HEAD_BYTES;
-use crate::tracker::Turn;
+use crate::tracker::UnchargedRequest;
 use crate::verdict::{Granted, Permitted};
 use crate::{credentials, forward, grpc, local, outcome, protocol, tunnel};
 
@@ -95,7 +95,7 @@ async fn walk(
     conn: &Arc<Conn>,
     request: Request<Incoming>,
     (known, started): (&mut Known, Instant),
-    turn: Turn,
+    turn: UnchargedRequest,
 ) -> Result<Answer, Refusal> {
     let (mut parts, body) = request.into_parts();
     known.method = Some(parts.method.as_str().into());
@@ -107,7 +107,8 @@ async fn walk(
         known.method = Some(exchange.method.as_str().into());
         known.path = Some(exchange.path.shared().into());
     }
-    let (caller, generation, granted) = authorise(&conn.deps, &conn.claim, &intent, known).await?;
+    let Authorised { caller, generation, granted } =
+        authorise(&conn.deps, &conn.claim, &intent, known).await?;
     match intent.ask() {
         Ask::Tunnel => tunnel::open(conn, granted, known, started).await,
         Ask::Exchange(exchange) => {
@@ -130,28 +131,35 @@ async fn walk(
     }
 }
 
+/// A caller that may reach an intent's destination, and the generation of the policy that says so.
+pub(crate) struct Authorised {
+    pub(crate) caller: JudgedCaller,
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) granted: Granted,
+}
+
 /// Identifies the caller, and judges whether it may reach the intent's destination.
 pub(crate) async fn authorise(
     deps: &Deps,
     claim: &Arc<Claim>,
     intent: &Intent,
     known: &mut Known,
-) -> Result<(Judged, Arc<Generation>, Granted), Refusal> {
+) -> Result<Authorised, Refusal> {
     if !deps.journal.has_room() {
         deps.journal.room().await;
     }
     let caller = identified(deps, claim, known).await?;
     let generation = deps.policy.load();
     known.generation = Some(generation.number);
-    let judged = match approval::rule(deps, &generation, intent, &caller)? {
-        Ruling::Granted(granted) => (caller, generation, granted),
+    let authorised = match approval::rule(deps, &generation, intent, &caller)? {
+        Ruling::Granted(granted) => Authorised { caller, generation, granted },
         Ruling::Unnamed(denial) => {
             let unnamed = Unnamed { caller, generation, denial };
             Box::pin(approval::ask(deps, claim, intent, known, unnamed)).await?
         }
     };
-    known.policy = judged.2.entry().cloned();
-    Ok(judged)
+    known.policy = authorised.granted.entry().cloned();
+    Ok(authorised)
 }
 
 /// Identifies the caller of this request. What `known` says of the tunnel's entry and caller is replaced.
@@ -159,10 +167,10 @@ pub(crate) async fn identified(
     deps: &Deps,
     claim: &Arc<Claim>,
     known: &mut Known,
-) -> Result<Judged, Refusal> {
+) -> Result<JudgedCaller, Refusal> {
     let judged = claim.judged().await;
     known.policy = None;
-    known.caller = judged.as_ref().ok().map(Judged::shared);
+    known.caller = judged.as_ref().ok().map(JudgedCaller::shared);
     judged.map_err(|unjudged| {
         known.program = unjudged.program().cloned();
         known.generation = Some(deps.policy.load().number);

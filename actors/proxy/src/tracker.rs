@@ -63,9 +63,9 @@ struct Entry {
 
 /// One place among the sandbox's connections; given back when dropped.
 #[derive(Debug)]
-pub struct Place(Share);
+pub struct ConnectionSlot(Share);
 
-impl Place {
+impl ConnectionSlot {
     /// Charges the place to `party`, once the connection's agent is known.
     ///
     /// # Errors
@@ -82,12 +82,12 @@ pub struct TooMany;
 
 /// One connection to an upstream among the sandbox's; given back when dropped.
 #[derive(Debug)]
-pub struct Way {
+pub struct UpstreamSlot {
     _share: Share,
     sizes: Sizes,
 }
 
-impl Way {
+impl UpstreamSlot {
     /// How much the connection may buffer.
     pub(crate) fn sizes(&self) -> Sizes {
         self.sizes
@@ -96,9 +96,9 @@ impl Way {
 
 /// One connection among those that HTTP is served on; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Seat(Share);
+pub(crate) struct HttpSlot(Share);
 
-impl Seat {
+impl HttpSlot {
     /// Charges the seat to `party`, once the connection's agent is known.
     ///
     /// # Errors
@@ -120,20 +120,20 @@ fn whose(spent: Spent) -> &'static str {
 
 /// One request among those in flight, while its caller is judged.
 #[derive(Debug)]
-pub(crate) struct Turn(Share);
+pub(crate) struct UnchargedRequest(Share);
 
 /// The same, charged to a party; given back when the last clone is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct InTurn(#[expect(dead_code, reason = "held for its drop")] Arc<Share>);
+pub(crate) struct RequestSlot(#[expect(dead_code, reason = "held for its drop")] Arc<Share>);
 
-impl Turn {
+impl UnchargedRequest {
     /// Charges the request to `party`, once its caller is judged.
     ///
     /// # Errors
     /// As many requests of the party are in flight as one may have.
-    pub(crate) fn of(mut self, party: Party) -> Result<InTurn, Refusal> {
+    pub(crate) fn of(mut self, party: Party) -> Result<RequestSlot, Refusal> {
         self.0.belongs_to(party).map_err(no_turn)?;
-        Ok(InTurn(Arc::new(self.0)))
+        Ok(RequestSlot(Arc::new(self.0)))
     }
 }
 
@@ -178,37 +178,37 @@ impl Tracker {
     }
 
     /// Takes a place for one more connection, if there is one. Its agent is not known yet: see
-    /// [`Place::belongs_to`].
-    pub fn admit(&self) -> Option<Place> {
-        self.0.places.take(Party::UNKNOWN, 1).ok().map(Place)
+    /// [`ConnectionSlot::belongs_to`].
+    pub fn admit(&self) -> Option<ConnectionSlot> {
+        self.0.places.take(Party::UNKNOWN, 1).ok().map(ConnectionSlot)
     }
 
     /// Takes leave to dial an upstream, charged to `party`.
     ///
     /// # Errors
     /// There are as many connections to upstreams as there may be, or as this party may have.
-    pub(crate) fn way(&self, party: Party) -> Result<Way, Refusal> {
+    pub(crate) fn way(&self, party: Party) -> Result<UpstreamSlot, Refusal> {
         let share = self.0.ways.take(party, 1).map_err(|spent| {
             let whose = if spent == Spent::Share { " of this agent" } else { "" };
             Refusal::Unavailable(format!("too many connections{whose} to servers are open at the same time"))
         })?;
-        Ok(Way { _share: share, sizes: Sizes::of_servers(self.0.ways.taken()) })
+        Ok(UpstreamSlot { _share: share, sizes: Sizes::of_servers(self.0.ways.taken()) })
     }
 
     /// Takes leave to serve HTTP on one more connection, charged to `party` if that is known.
     ///
     /// # Errors
     /// There are as many as there may be, or as this party may have.
-    pub(crate) fn seat(&self, party: Party) -> Result<Seat, Refusal> {
-        self.0.seats.take(party, 1).map(Seat).map_err(no_seat)
+    pub(crate) fn seat(&self, party: Party) -> Result<HttpSlot, Refusal> {
+        self.0.seats.take(party, 1).map(HttpSlot).map_err(no_seat)
     }
 
     /// Takes leave for one more request, charged to `party` if that is known.
     ///
     /// # Errors
     /// There are as many in flight as there may be, or as this party may have.
-    pub(crate) fn turn(&self, party: Party) -> Result<Turn, Refusal> {
-        self.0.turns.take(party, 1).map(Turn).map_err(no_turn)
+    pub(crate) fn turn(&self, party: Party) -> Result<UnchargedRequest, Refusal> {
+        self.0.turns.take(party, 1).map(UnchargedRequest).map_err(no_turn)
     }
 
     /// Returns room for a connection's long heads, out of what all may hold, charged to `party`.

@@ -41,7 +41,7 @@ use crate::relay::{End, Meter, Relayed, Side, Stop};
 use crate::road::Answer;
 use crate::strict::io::Remains;
 use crate::tls::Prefixed;
-use crate::tracker::{Live, Place};
+use crate::tracker::{ConnectionSlot, Live};
 use crate::verdict::Granted;
 
 pub(crate) use first::{First, look};
@@ -79,7 +79,7 @@ pub(crate) async fn prepare(
             Next::Inspect { granted, addresses: None }
         }
         Some(treatment) => {
-            let addresses = address::Judged::of(deps, &granted).await?;
+            let addresses = address::JudgedAddresses::of(deps, &granted).await?;
             outcome::tunnel_opened(journal, known, &granted, started.elapsed())?;
             match treatment {
                 Treatment::Relay { .. } => {
@@ -98,7 +98,7 @@ pub(crate) fn on_stream(
     conn: Arc<Conn>,
     next: Next,
     upgrade: OnUpgrade,
-    place: Place,
+    place: ConnectionSlot,
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let (_place, _in_flight) = (place, conn.enter());

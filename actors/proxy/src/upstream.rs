@@ -27,7 +27,7 @@ use crate::guard::Reached;
 use crate::limits::{MAX_RESPONSE_HEAD_BYTES, TLS_HANDSHAKE, UPSTREAM_IDLE};
 use crate::stall::{Watch, Watched};
 use crate::tls::{self, ClientCertificates, Fault, Noting, UpstreamError, http1_only};
-use crate::tracker::Way;
+use crate::tracker::UpstreamSlot;
 
 mod driver;
 mod leash;
@@ -227,7 +227,7 @@ fn unopened(host: &Host, error: &io::Error) -> Unopened {
 /// What goes along with a stream that HTTP is spoken on.
 struct Carried {
     reached: Reached,
-    way: Way,
+    way: UpstreamSlot,
     purpose: Purpose,
 }
 

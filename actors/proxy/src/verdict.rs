@@ -9,7 +9,7 @@ use std::sync::Arc;
 use policy::{Allowed, Caller, Denial, Destination, Generation, Grant, Layer, Treatment};
 
 use crate::answer::Refusal;
-use crate::caller::Judged;
+use crate::caller::JudgedCaller;
 use crate::intent::{Exchange, Intent, is_inference};
 
 /// The ports that `inference.local` serves.
@@ -50,7 +50,7 @@ impl Granted {
     ///
     /// # Errors
     /// The policy's denial.
-    pub fn judge(generation: &Generation, intent: &Intent, caller: &Judged) -> Result<Self, Denial> {
+    pub fn judge(generation: &Generation, intent: &Intent, caller: &JudgedCaller) -> Result<Self, Denial> {
         let destination = intent.destination().clone();
         let grant = match is_inference(&destination) {
             true => inference(&destination)?,
@@ -63,7 +63,7 @@ impl Granted {
     /// Grants what no entry names; called by [`crate::approval`] alone.
     pub(crate) fn asked_for(
         destination: Destination,
-        caller: &Judged,
+        caller: &JudgedCaller,
         grant: Grant,
         generation: u64,
         unlisted: Unlisted,
@@ -73,7 +73,7 @@ impl Granted {
     }
 
     /// Grants the gateway on its own listener: no policy entry is needed to speak to it.
-    pub(crate) fn to_inference(destination: Destination, caller: &Judged, generation: u64) -> Self {
+    pub(crate) fn to_inference(destination: Destination, caller: &JudgedCaller, generation: u64) -> Self {
         Self { destination, caller: caller.shared(), grant: None, generation, unlisted: None }
     }
 

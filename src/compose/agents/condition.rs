@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use agent::actor::Told;
+use agent::actor::AgentEvent;
 use agent::health::Health;
 use agent::protocol::ExitStatus;
 use telemetry::metrics;
@@ -34,10 +34,10 @@ pub struct Condition {
 }
 
 impl Condition {
-    pub(super) fn take(&mut self, told: &Told, name: &str, program: &Program) {
+    pub(super) fn take(&mut self, told: &AgentEvent, name: &str, program: &Program) {
         match told {
-            Told::Started { pid } | Told::Adopted { pid } => {
-                if matches!(told, Told::Started { .. }) && self.last_exit.is_some() {
+            AgentEvent::Started { pid } | AgentEvent::Adopted { pid } => {
+                if matches!(told, AgentEvent::Started { .. }) && self.last_exit.is_some() {
                     self.restarts += 1;
                     metrics::agent_restarted(name);
                 }
@@ -47,16 +47,16 @@ impl Condition {
                 self.refused = None;
                 (self.over, self.gave_up) = (false, false);
             }
-            Told::Exited { status, restarts, .. } => self.ended(*status, *restarts),
-            Told::WasOver { status, restarts, gave_up } => {
+            AgentEvent::Exited { status, restarts, .. } => self.ended(*status, *restarts),
+            AgentEvent::WasOver { status, restarts, gave_up } => {
                 self.ended(*status, *restarts);
                 self.gave_up = *gave_up;
             }
-            Told::Health(health) => self.health = *health,
-            Told::Silent { .. } => self.health = Health::Failing,
+            AgentEvent::Health(health) => self.health = *health,
+            AgentEvent::Silent { .. } => self.health = Health::Failing,
             // The agent goes on, or its end is reported separately.
-            Told::Curbed { .. } => {}
-            Told::Refused { why, code, restarts } => {
+            AgentEvent::Curbed { .. } => {}
+            AgentEvent::Refused { why, code, restarts } => {
                 (self.pid, self.since) = (None, None);
                 self.last_exit = Some(ExitStatus::Code(*code));
                 self.refused = Some(mend(&program.name, program.outside.as_deref(), why, *code));

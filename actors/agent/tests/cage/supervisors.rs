@@ -2,7 +2,7 @@
 
 use crate::bed::{Cage, Mode, null, plan, spec, workspace};
 use agent::InitClient;
-use agent::actor::{AgentActor, Arguments, Judged, Msg, Opened, RestartOn, Streams, Told};
+use agent::actor::{AgentActor, AgentEvent, Arguments, Judged, Msg, Opened, RestartOn, Streams};
 use agent::protocol::{ExitStatus, ProcessState, Refusal};
 use futures_util::future::BoxFuture;
 use ractor::Actor;
@@ -102,7 +102,7 @@ fn arguments(
     client: &InitClient,
     argv: &[&str],
     restart_on: RestartOn,
-) -> (Arguments, mpsc::UnboundedReceiver<Told>) {
+) -> (Arguments, mpsc::UnboundedReceiver<AgentEvent>) {
     let (send, receive) = mpsc::unbounded_channel();
     let arguments = Arguments {
         name: "a".into(),
@@ -122,9 +122,12 @@ fn an_actor_sees_its_process_to_its_end(mode: Mode) {
     with_client(mode, async |client, _kept| {
         let (given, mut told) = arguments(&client, &["sh", "-c", "exit 3"], RestartOn::Never);
         let (_, handle) = Actor::spawn(None, AgentActor, given).await.expect("start");
-        assert!(matches!(told.recv().await, Some(Told::Started { .. })));
+        assert!(matches!(told.recv().await, Some(AgentEvent::Started { .. })));
         let end = told.recv().await;
-        assert_eq!(end, Some(Told::Exited { status: ExitStatus::Code(3), stopped: false, restarts: false }));
+        assert_eq!(
+            end,
+            Some(AgentEvent::Exited { status: ExitStatus::Code(3), stopped: false, restarts: false })
+        );
         handle.await.expect("the actor ends in order");
         let kept = client.list().await.expect("list");
         assert!(kept.len() == 1 && kept[0].noted, "its row stays: {kept:?}");
@@ -132,7 +135,7 @@ fn an_actor_sees_its_process_to_its_end(mode: Mode) {
 
         let (given, mut told) = arguments(&client, &["no-such-program"], RestartOn::Never);
         let (_, handle) = Actor::spawn(None, AgentActor, given).await.expect("start");
-        assert!(matches!(told.recv().await, Some(Told::Refused { code: 127, restarts: false, .. })));
+        assert!(matches!(told.recv().await, Some(AgentEvent::Refused { code: 127, restarts: false, .. })));
         handle.await.expect("the actor ends in order");
     });
 }
@@ -154,7 +157,7 @@ fn what_is_over_is_not_run_again_by_a_new_supervisor(mode: Mode) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let (_, handle) = Actor::spawn(None, AgentActor, given).await.expect("start");
-            assert_eq!(told.recv().await, Some(Told::Exited { status, stopped: false, restarts }));
+            assert_eq!(told.recv().await, Some(AgentEvent::Exited { status, stopped: false, restarts }));
             handle.await.expect("the actor ends");
             // And the next finds it told of.
             let (given, mut told) = arguments(&client, &["sh", "-c", script], restart_on);
@@ -164,18 +167,18 @@ fn what_is_over_is_not_run_again_by_a_new_supervisor(mode: Mode) {
             let (_, handle) = Actor::spawn(None, AgentActor, late).await.expect("start");
             assert_eq!(
                 told_late.recv().await,
-                Some(Told::WasOver { status, restarts: false, gave_up: true })
+                Some(AgentEvent::WasOver { status, restarts: false, gave_up: true })
             );
             handle.await.expect("the actor ends in order");
             let (_, handle) = Actor::spawn(None, AgentActor, given.clone()).await.expect("start");
-            assert_eq!(told.recv().await, Some(Told::WasOver { status, restarts, gave_up: false }));
+            assert_eq!(told.recv().await, Some(AgentEvent::WasOver { status, restarts, gave_up: false }));
             handle.await.expect("the actor ends");
             let rows = client.list().await.expect("list");
             assert_eq!((rows.len(), rows[0].process), (1, spawned.record.process), "another start");
             // A restart, after a failure or by the operator, is another incarnation in the same supervisor.
             let (_, handle) = Actor::spawn(None, AgentActor, given).await.expect("start");
-            assert!(matches!(told.recv().await, Some(Told::Started { .. })));
-            assert_eq!(told.recv().await, Some(Told::Exited { status, stopped: false, restarts }));
+            assert!(matches!(told.recv().await, Some(AgentEvent::Started { .. })));
+            assert_eq!(told.recv().await, Some(AgentEvent::Exited { status, stopped: false, restarts }));
             handle.await.expect("the actor ends");
             let rows = client.list().await.expect("list");
             assert!(rows.len() == 1 && rows[0].process != spawned.record.process, "{rows:?}");
@@ -189,12 +192,15 @@ fn a_start_that_is_wanted_forgets_the_end_before(mode: Mode) {
         let (given, mut told) = arguments(&client, &["sleep", "1000"], RestartOn::Never);
         for again in [true, false] {
             let (actor, _handle) = Actor::spawn(None, AgentActor, given.clone()).await.expect("start");
-            assert!(matches!(told.recv().await, Some(Told::Started { .. })));
+            assert!(matches!(told.recv().await, Some(AgentEvent::Started { .. })));
             let (reply, answer) = ractor::concurrency::oneshot();
             let stop = Msg::Stop { grace: Duration::from_secs(5), again, reply: reply.into() };
             actor.cast(stop).expect("cast");
             let status = answer.await.expect("an answer").expect("a process");
-            assert_eq!(told.recv().await, Some(Told::Exited { status, stopped: true, restarts: false }));
+            assert_eq!(
+                told.recv().await,
+                Some(AgentEvent::Exited { status, stopped: true, restarts: false })
+            );
             // Whoever supervises next starts it, or doesn't.
             assert_eq!(client.list().await.expect("list").is_empty(), again);
             actor.stop(None);
@@ -206,14 +212,17 @@ fn a_panic_leaves_the_process_to_be_adopted(mode: Mode) {
     with_client(mode, async |client, _kept| {
         let (given, mut told) = arguments(&client, &["sleep", "1000"], RestartOn::Always);
         let (actor, handle) = Actor::spawn(None, AgentActor, given.clone()).await.expect("start");
-        let Some(Told::Started { pid }) = told.recv().await else { panic!("not started") };
+        let Some(AgentEvent::Started { pid }) = told.recv().await else { panic!("not started") };
         actor.cast(Msg::InjectPanic).expect("cast");
         let _ = handle.await;
         let (actor, handle) = Actor::spawn(None, AgentActor, given).await.expect("start again");
-        assert_eq!(told.recv().await, Some(Told::Adopted { pid }));
+        assert_eq!(told.recv().await, Some(AgentEvent::Adopted { pid }));
         actor.cast(Msg::Signal(9)).expect("cast");
         let end = told.recv().await;
-        assert_eq!(end, Some(Told::Exited { status: ExitStatus::Signal(9), stopped: false, restarts: true }));
+        assert_eq!(
+            end,
+            Some(AgentEvent::Exited { status: ExitStatus::Signal(9), stopped: false, restarts: true })
+        );
         let _ = handle.await;
     });
 }
@@ -223,14 +232,14 @@ fn a_stop_ends_even_the_deaf(mode: Mode) {
         let deaf = ["sh", "-c", "trap '' TERM; while :; do sleep 1000; done"];
         let (given, mut told) = arguments(&client, &deaf, RestartOn::Always);
         let (actor, _handle) = Actor::spawn(None, AgentActor, given).await.expect("start");
-        assert!(matches!(told.recv().await, Some(Told::Started { .. })));
+        assert!(matches!(told.recv().await, Some(AgentEvent::Started { .. })));
         let (reply, answer) = ractor::concurrency::oneshot();
         actor
             .cast(Msg::Stop { grace: Duration::from_millis(20), again: false, reply: reply.into() })
             .expect("cast");
         let status = answer.await.expect("an answer").expect("a process");
         assert!(matches!(status, ExitStatus::Signal(9 | 15)), "{status}");
-        assert_eq!(told.recv().await, Some(Told::Exited { status, stopped: true, restarts: false }));
+        assert_eq!(told.recv().await, Some(AgentEvent::Exited { status, stopped: true, restarts: false }));
     });
 }
 

@@ -33,7 +33,7 @@ pub(super) async fn connection(
     };
     let addresses = match conn.take_addresses(&key.addresses) {
         Some(fresh) => fresh,
-        None => address::Judged::of(&conn.deps, permitted.granted()).await?,
+        None => address::JudgedAddresses::of(&conn.deps, permitted.granted()).await?,
     };
     outcome::request_allowed(journal, known, permitted, started.elapsed())?;
     open(conn, key, permitted, &addresses).await
@@ -74,7 +74,7 @@ async fn pooled(conn: &Conn, key: &Key, permitted: &Permitted) -> Option<Sender>
 /// # Errors
 /// No judged address answers.
 pub(super) async fn dial(conn: &Conn, key: &Key, permitted: &Permitted) -> Result<Sender, Refusal> {
-    open(conn, key, permitted, &address::Judged::of(&conn.deps, permitted.granted()).await?).await
+    open(conn, key, permitted, &address::JudgedAddresses::of(&conn.deps, permitted.granted()).await?).await
 }
 
 /// Dials addresses that were judged a moment ago. For a WebSocket, tries a second protocol if the server
@@ -83,7 +83,7 @@ async fn open(
     conn: &Conn,
     key: &Key,
     permitted: &Permitted,
-    addresses: &address::Judged,
+    addresses: &address::JudgedAddresses,
 ) -> Result<Sender, Refusal> {
     let purpose = if permitted.exchange().websocket { Purpose::WebSocket } else { Purpose::Requests };
     let reach = async |wire| {

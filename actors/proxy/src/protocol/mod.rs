@@ -5,7 +5,7 @@
 //! under `enforcement: audit` sent on as it stands). Requests of other endpoints pass without a look.
 //! [`websocket`] judges messages after the handshake.
 //!
-//! A long GraphQL body is read once, at the `desk`, apart from the threads that all exchanges share; what it
+//! A long GraphQL body is read once, in the parse pool, apart from the threads that all exchanges share; what it
 //! asks for is kept for each time that it is judged. A long JSON-RPC body, which is bounded by its values, is
 //! read where it is judged, while the thread's other tasks move to another thread.
 
@@ -17,7 +17,7 @@ use http::{HeaderMap, Method, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use policy::content::{Operation, Reading, Unreadable};
-use policy::desk::{Desk, SHORT};
+use policy::parse_pool::{ParsePool, SHORT};
 use policy::{Content, Generation, Protocol, RequestFacts};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -35,7 +35,7 @@ pub(crate) use forwarded::{Forwarded, Ungathered};
 
 /// A body that was read to be judged, and is judged again when the policy changes.
 #[derive(Debug, Clone)]
-pub struct Judged {
+pub struct JudgedBody {
     protocol: Protocol,
     bytes: Bytes,
     /// The result of reading it, if that took so much work that it is kept.
@@ -46,7 +46,7 @@ pub struct Judged {
     _room: Arc<Option<Room>>,
 }
 
-impl Judged {
+impl JudgedBody {
     /// Calls `judge` with the content, which is read anew unless it was kept.
     pub(crate) fn with<T>(&self, judge: impl FnOnce(Content<'_>) -> T) -> T {
         match (&self.fault, &self.read) {
@@ -163,7 +163,7 @@ pub(crate) async fn read(
         Head::Fine => None,
     };
     if let Some(fault) = fault {
-        exchange.judged = Some(Judged {
+        exchange.judged = Some(JudgedBody {
             protocol,
             bytes: Bytes::new(),
             read: None,
@@ -181,14 +181,14 @@ pub(crate) async fn read(
     let read = match fault {
         None if protocol == Protocol::Graphql && bytes.len() > SHORT => {
             let (party, body) = (granted.caller().party, bytes.clone());
-            let read = Desk::common().read(party, body.len(), move || Read::graphql(&body)).await;
+            let read = ParsePool::common().read(party, body.len(), move || Read::graphql(&body)).await;
             let read = read.map_err(|broken| Refusal::Unavailable(broken.to_string()))?;
             room.pay_for(bytes.len() + read.holds())?;
             Some(Arc::new(read))
         }
         _ => None,
     };
-    exchange.judged = Some(Judged { protocol, bytes, read, fault, _room: Arc::new(Some(room)) });
+    exchange.judged = Some(JudgedBody { protocol, bytes, read, fault, _room: Arc::new(Some(room)) });
     Ok(forwarded)
 }
 
@@ -274,7 +274,7 @@ mod tests {
 
     /// What is kept of a body is judged as the body is.
     #[test]
-    fn what_was_read_at_the_desk_is_what_the_body_says() {
+    fn what_was_read_in_the_pool_is_what_the_body_says() {
         let query = r#"{"query":"query A { a b } query B { c }","operationName":"B"}"#;
         let persisted = r#"{"id":"x","operationName":"P"},{"documentId":"y"}"#;
         for body in [
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn a_long_body_is_read_where_it_is_judged() {
         let body = format!(r#"{{"jsonrpc":"2.0","method":"m","params":["{}"]}}"#, "x".repeat(SHORT));
-        let judged = Judged {
+        let judged = JudgedBody {
             protocol: Protocol::JsonRpc,
             bytes: body.into(),
             read: None,

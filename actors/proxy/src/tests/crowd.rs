@@ -13,7 +13,7 @@ use crate::limits::{
 };
 
 /// Takes all places for requests in flight but `left`.
-fn all_turns_but(bed: &Bed, left: usize) -> Vec<crate::tracker::Turn> {
+fn all_turns_but(bed: &Bed, left: usize) -> Vec<crate::tracker::UnchargedRequest> {
     (left..MAX_EXCHANGES).map(|_| bed.deps.tracker.turn(Party::UNKNOWN).unwrap()).collect()
 }
 

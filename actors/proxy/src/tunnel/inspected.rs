@@ -27,7 +27,7 @@ pub(crate) async fn inspected<T>(
     stream: T,
     surplus: BytesMut,
     granted: Granted,
-    addresses: Option<address::Judged>,
+    addresses: Option<address::JudgedAddresses>,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -46,7 +46,7 @@ pub(crate) async fn inspected<T>(
 /// An inspected tunnel before its first bytes.
 struct Spoken {
     ground: Ground,
-    addresses: Option<address::Judged>,
+    addresses: Option<address::JudgedAddresses>,
     live: Live,
 }
 

@@ -16,7 +16,7 @@ use super::leash::Leash;
 use crate::body::Body;
 use crate::limits::{SETTINGS_LOOK, SETTINGS_WITHIN};
 use crate::stall::{Watch, Watched};
-use crate::tracker::Way;
+use crate::tracker::UpstreamSlot;
 
 /// Keeps a connection alive; the connection ends with the last of its users.
 #[derive(Debug)]
@@ -29,14 +29,14 @@ pub(crate) struct Driver {
 #[derive(Debug)]
 enum Ends {
     /// The stream is held by the task or, after an upgrade, by the upgrade's owner.
-    Http1(#[expect(dead_code, reason = "held for its drop")] Way),
+    Http1(#[expect(dead_code, reason = "held for its drop")] UpstreamSlot),
     /// The stream, held by hyper's own tasks, ends with the leash. The number is how many requests the server
     /// takes at a time.
     Http2(Leash, Arc<AtomicUsize>),
 }
 
 impl Driver {
-    pub(super) fn http1<T>(connection: http1::Connection<TokioIo<T>, Body>, way: Way) -> Self
+    pub(super) fn http1<T>(connection: http1::Connection<TokioIo<T>, Body>, way: UpstreamSlot) -> Self
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {

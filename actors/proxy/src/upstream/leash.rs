@@ -16,7 +16,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::tracker::Way;
+use crate::tracker::UpstreamSlot;
 
 #[derive(Debug)]
 struct Shared {
@@ -91,11 +91,11 @@ impl Ender {
 pub(super) struct Leashed<T> {
     inner: T,
     shared: Arc<Shared>,
-    _way: Way,
+    _way: UpstreamSlot,
 }
 
 impl<T> Leashed<T> {
-    pub(super) fn new(inner: T, way: Way) -> (Self, Leash) {
+    pub(super) fn new(inner: T, way: UpstreamSlot) -> (Self, Leash) {
         let shared = Arc::new(Shared::new());
         (Self { inner, shared: Arc::clone(&shared), _way: way }, Leash(shared))
     }

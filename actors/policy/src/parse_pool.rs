@@ -24,7 +24,7 @@ pub const PLACES: usize = 2;
 
 /// A limited number of places for parsing long bodies. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Desk(Arc<Inner>);
+pub struct ParsePool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -41,17 +41,17 @@ pub struct Broken;
 /// The permits held while parsing: the party's turn (`None` for [`Party::UNKNOWN`]), and a place.
 type Place = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 
-impl Default for Desk {
+impl Default for ParsePool {
     fn default() -> Self {
         Self(Arc::new(Inner { places: Arc::new(Semaphore::new(PLACES)), turns: Mutex::default() }))
     }
 }
 
-impl Desk {
+impl ParsePool {
     /// The desk that the whole process uses: what has to be shared out are the process's threads.
     #[must_use]
     pub fn common() -> Self {
-        static COMMON: LazyLock<Desk> = LazyLock::new(Desk::default);
+        static COMMON: LazyLock<ParsePool> = LazyLock::new(ParsePool::default);
         COMMON.clone()
     }
 
@@ -123,7 +123,7 @@ mod tests {
         go: mpsc::Sender<()>,
     }
 
-    fn gate(desk: &Desk, party: Party) -> Gate {
+    fn gate(desk: &ParsePool, party: Party) -> Gate {
         let (desk, (go, gone), (begin, begun)) =
             (desk.clone(), mpsc::channel(), tokio::sync::oneshot::channel());
         let reading = tokio::spawn(async move {
@@ -145,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_partys_long_bodies_keep_nobody_elses_out() {
-        let desk = Desk::default();
+        let desk = ParsePool::default();
         let mut one: Vec<Gate> = (0..20).map(|_| gate(&desk, Party(1))).collect();
         (&mut one[0].begun).await.unwrap();
         settle().await;
@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_gone_leaves_the_line_and_what_is_read_for_it_keeps_its_place() {
-        let desk = Desk::default();
+        let desk = ParsePool::default();
         let mut first = gate(&desk, Party(1));
         (&mut first.begun).await.unwrap();
         let waits = gate(&desk, Party(1));
@@ -187,7 +187,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_short_waits_for_nobody_and_a_panic_ends_one_alone() {
-        let desk = Desk::default();
+        let desk = ParsePool::default();
         let gates: Vec<Gate> = (1..=4).map(|party| gate(&desk, Party(party))).collect();
         settle().await;
         assert_eq!(desk.read(Party(1), SHORT, || 7).now_or_never(), Some(Ok(7)));
@@ -199,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_known_is_not_one_party() {
-        let desk = Desk::default();
+        let desk = ParsePool::default();
         let (one, other) = (gate(&desk, Party::UNKNOWN), gate(&desk, Party::UNKNOWN));
         one.begun.await.unwrap();
         other.begun.await.unwrap();
