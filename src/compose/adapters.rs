@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use agent::protocol::{Connector, Identity, Refusal};
-use agent::{ClientError, InitClient};
+use agent::{ClientError, Holders, InitClient};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use policy::{Caller, Host, Party};
@@ -44,8 +44,8 @@ impl InitProcesses {
         inode: u64,
         connector: bool,
     ) -> Result<(Vec<Holder>, Option<Connector>), HoldersError> {
-        let (holders, connector, executables) =
-            self.0.holders(inode, true, connector).await.map_err(refused)?;
+        let Holders { holders, connector, executables } =
+            self.0.holders(inode, connector).await.map_err(refused)?;
         let file = |identity: &Identity| {
             let file = executables.get(usize::from(identity.exe)).and_then(|fd| fd.try_clone().ok());
             file.map(|file| ExecutableFile {

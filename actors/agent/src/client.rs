@@ -78,6 +78,17 @@ pub struct Spawned {
     pub pty: Option<OwnedFd>,
 }
 
+/// Who holds a socket.
+#[derive(Debug)]
+pub struct Holders {
+    /// The processes that hold it.
+    pub holders: Vec<Holder>,
+    /// Who made the connection, if that was asked for.
+    pub connector: Option<Connector>,
+    /// The opened executables: that of an identity is `executables[identity.exe]`.
+    pub executables: Vec<OwnedFd>,
+}
+
 impl InitClient {
     /// Takes the supervisor's end of the channel to init. Call it inside a tokio runtime.
     ///
@@ -263,26 +274,20 @@ impl InitClient {
         self.descriptor(Request::Diag).await
     }
 
-    /// Returns every process that holds the socket with this inode, who made the connection if `connector`
-    /// asks for that, and the opened executables: the descriptor of an identity is
-    /// `executables[identity.exe]`.
+    /// Returns every process that holds the socket with this inode, with what is mapped into each, and who
+    /// made the connection if `connector` asks for that.
     ///
     /// # Errors
     /// [`Refusal::Unreadable`], [`Refusal::TooMany`]: the caller must deny. An empty list is an answer: deny
     /// too.
-    pub async fn holders(
-        &self,
-        inode: u64,
-        mappings: bool,
-        connector: bool,
-    ) -> Result<(Vec<Holder>, Option<Connector>, Vec<OwnedFd>), ClientError> {
-        match self.ask(Request::Holders { inode, mappings, connector }, vec![]).await? {
+    pub async fn holders(&self, inode: u64, connector: bool) -> Result<Holders, ClientError> {
+        match self.ask(Request::Holders { inode, mappings: true, connector }, vec![]).await? {
             (Answer::Holders { holders, connector: made_by }, executables) => {
                 let opened = |identity: &Identity| usize::from(identity.exe) < executables.len();
                 if made_by.is_some() == connector
                     && holders.iter().all(|h| opened(&h.process) && h.ancestors.iter().all(opened))
                 {
-                    Ok((holders, made_by, executables))
+                    Ok(Holders { holders, connector: made_by, executables })
                 } else {
                     Err(ClientError::Unexpected)
                 }

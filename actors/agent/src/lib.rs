@@ -53,5 +53,5 @@ pub mod snapshot;
 mod sys;
 pub mod wire;
 
-pub use client::{ClientError, InitClient};
+pub use client::{ClientError, Holders, InitClient};
 pub use inherit::inherit;

@@ -34,8 +34,8 @@ pub enum Connector {
     Holds {
         /// Its pid inside.
         pid: i32,
-        /// Number of the agent that it belongs to: the same for all processes and restarts of that agent. 0:
-        /// unknown.
+        /// Number of the agent that it belongs to, the same for all its processes. An agent of which none is
+        /// left gets another one. 0: unknown.
         origin: u64,
     },
 }
