@@ -3,11 +3,14 @@
 //! The proposal is for a person to read, and never applied by the program. It is tried first: an entry that
 //! doesn't allow the request isn't proposed.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::{Question, Verdict};
-use crate::{Compiled, Host, WEBSOCKET_TEXT};
+use crate::content::rpc::is_mcp_method;
+use crate::content::{Message, Operation, Reading, Selected};
+use crate::{Compiled, Host, Protocol, WEBSOCKET_TEXT};
 
 /// Characters that would turn a literal text into a pattern, or that a pattern may not hold.
 const PATTERN: [char; 6] = ['*', '?', '[', ']', '{', '}'];
@@ -31,15 +34,64 @@ pub(super) fn entry(question: &Question) -> Option<String> {
     if let Some(asked) = &question.request {
         let path = quoted(if path.is_empty() { "/" } else { path })?;
         let websocket = asked.websocket || asked.message.is_some();
-        let protocol = if websocket { "websocket" } else { "rest" };
-        writeln!(text, "      protocol: {protocol}\n      rules:").ok()?;
-        let methods: &[&str] = if websocket { &["GET", WEBSOCKET_TEXT] } else { &[&asked.method] };
-        for method in methods {
-            writeln!(text, "        - allow: {{ method: {}, path: {path} }}", quoted(method)?).ok()?;
+        let of_body = asked.body.as_deref().filter(|_| !websocket).and_then(by_body);
+        let (protocol, rules) = match of_body {
+            Some((protocol, rules)) => {
+                // Its rules are about bodies, so the path is the endpoint's.
+                writeln!(text, "      path: {path}").ok()?;
+                (protocol, rules)
+            }
+            None => {
+                let methods: &[&str] = if websocket { &["GET", WEBSOCKET_TEXT] } else { &[&asked.method] };
+                let rule = |method: &&str| Some(format!("method: {}, path: {path}", quoted(method)?));
+                let protocol = if websocket { Protocol::Websocket } else { Protocol::Rest };
+                (protocol, methods.iter().map(rule).collect::<Option<_>>()?)
+            }
+        };
+        writeln!(text, "      protocol: {}\n      rules:", protocol.as_str()).ok()?;
+        for rule in rules {
+            writeln!(text, "        - allow: {{ {rule} }}").ok()?;
         }
     }
     writeln!(text, "  binaries:\n    - path: {}", quoted(&question.caller.executable.path)?).ok()?;
     allows(&text, question).then_some(text)
+}
+
+/// Returns the protocol that a body speaks, and the fields of the rules that allow what it says; `None` where it
+/// speaks none of those whose bodies are judged.
+fn by_body(body: &str) -> Option<(Protocol, Vec<String>)> {
+    let plain = |text: &str| (!text.contains(PATTERN)).then(|| serde_json::to_string(text).ok()).flatten();
+    if let Reading::Rpc(messages) = Reading::of(Protocol::Mcp, body.as_bytes()) {
+        let calls = messages.iter().filter_map(|message| match message {
+            Message::Call { method, tool, .. } => Some((method, tool)),
+            Message::Answer => None,
+        });
+        let protocol = match calls.clone().all(|(method, _)| is_mcp_method(method)) {
+            true => Protocol::Mcp,
+            false => Protocol::JsonRpc,
+        };
+        let rule = |(method, tool): (&Cow<'_, str>, &Option<Cow<'_, str>>)| {
+            let method = format!("method: {}", plain(method)?);
+            Some(match tool {
+                Some(tool) => format!("{method}, tool: {}", plain(tool)?),
+                None => method,
+            })
+        };
+        return Some((protocol, calls.map(rule).collect::<Option<_>>()?));
+    }
+    let Reading::Graphql(operations) = Reading::of(Protocol::Graphql, body.as_bytes()) else { return None };
+    let rule = |operation: &Operation<'_>| {
+        let Operation::Written(Selected { kind, name, fields: Some(fields) }) = operation else {
+            return None;
+        };
+        let fields = fields.iter().map(|field| plain(field)).collect::<Option<Vec<_>>>()?.join(", ");
+        let name = match name {
+            Some(name) => format!("operation_name: {}, ", plain(name)?),
+            None => String::new(),
+        };
+        Some(format!("operation_type: {}, {name}fields: [{fields}]", kind.as_str()))
+    };
+    Some((Protocol::Graphql, operations.iter().map(rule).collect::<Option<_>>()?))
 }
 
 /// Whether an address is loopback, unspecified, link-local, broadcast or multicast.
@@ -90,6 +142,37 @@ mod tests {
                 assert!(!asked("/usr/bin/my app", Some("PATCH"), url), "{entry}");
                 assert!(!asked("/usr/bin/my app", method, &other), "{entry}");
             }
+        }
+    }
+
+    /// What a body asks for is proposed, and no other body.
+    #[test]
+    fn a_body_is_proposed_by_what_it_says() {
+        let empty = Compiled::new(&crate::parse("p", "version: 1\n").unwrap().policy).unwrap();
+        let tool = |name: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{name}","arguments":{{}}}}}}"#
+            )
+        };
+        let call = |method: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{}}}}"#);
+        let query = |text: &str| format!(r#"{{"query":"{text}"}}"#);
+        for (protocol, asked, other) in [
+            ("mcp", tool("search"), tool("delete_everything")),
+            ("json-rpc", call("reports.list"), call("reports.drop")),
+            ("graphql", query("query A { viewer { login } }"), query("mutation { dropAll }")),
+            ("graphql", query("{ viewer { login } }"), query("{ secrets }")),
+        ] {
+            let question = |body: &str, path: &str| {
+                let url = format!("https://api.example.com{path}");
+                let mut question = Question::parse("/usr/bin/app", Some("POST"), &url).unwrap();
+                question.request.as_mut().unwrap().body = Some(body.to_owned());
+                question
+            };
+            let entry = empty.explain(&question(&asked, "/in")).mend.unwrap_or_else(|| panic!("{asked}"));
+            assert!(entry.contains(&format!("protocol: {protocol}\n")), "{entry}");
+            assert!(allows(&entry, &question(&asked, "/in")), "{entry}");
+            assert!(!allows(&entry, &question(&other, "/in")), "{entry}");
+            assert!(!allows(&entry, &question(&asked, "/elsewhere")), "{entry}");
         }
     }
 

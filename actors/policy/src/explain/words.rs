@@ -69,7 +69,10 @@ impl fmt::Display for Explanation {
             }
         }
         if let Some(entry) = &self.mend {
-            writeln!(f, "  mend:    under network_policies this would allow it, and nothing more:")?;
+            writeln!(
+                f,
+                "  mend:    under network_policies this would allow it, and as little else as a policy can say:"
+            )?;
             entry.lines().try_for_each(|line| writeln!(f, "           {line}"))?;
         }
         Ok(())
