@@ -8,9 +8,11 @@ use nix::sys::signal::{Signal as Signo, raise};
 use operator::client::{RawTerminal, Stdio, window_of};
 use operator::control::ExecControl;
 use operator::types::{ExecRequest, Exit, Window};
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 
 use crate::cli::args::ExecArgs;
+use crate::cli::keys::Keys;
 use crate::cli::live::{client, failure};
 use crate::cli::signals::{self, Signals};
 use crate::cli::wait_for;
@@ -52,7 +54,7 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         // terminal raw.
         let raw = args.tty.then(|| RawTerminal::enter(io::stdin()).ok()).flatten();
         let stdio = Stdio {
-            stdin: request.stdin.then(tokio::io::stdin),
+            stdin: request.stdin.then(|| input(args.tty)),
             stdout: tokio::io::stdout(),
             stderr: tokio::io::stderr(),
         };
@@ -63,6 +65,10 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         }
     });
     Ok(u8::try_from(exit?.shell_code()).unwrap_or(crate::failure::REFUSED))
+}
+
+fn input(is_terminal: bool) -> Box<dyn AsyncRead + Send + Unpin> {
+    if is_terminal { Box::new(Keys::of_terminal()) } else { Box::new(tokio::io::stdin()) }
 }
 
 /// Returns the failure of a refused start: 127 if the program isn't there, 126 if it can't be run.

@@ -8,6 +8,7 @@ mod described;
 mod doctor;
 mod exec;
 mod identity;
+mod keys;
 mod live;
 mod logs;
 mod onboard;

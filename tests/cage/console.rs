@@ -5,13 +5,15 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use bed::Stage;
 use bed::stage::{PATIENCE, poll};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
@@ -102,7 +104,12 @@ impl Console {
         let within = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
         anyhow::ensure!(nix::poll::poll(&mut fds, within)? > 0, "somebody else reads what is typed");
         let mut line = [0; 256];
-        let read = nix::unistd::read(&self.device, &mut line)?;
+        // Opened anew, since the command shares the flags of this one: whoever else took the line meanwhile must
+        // not leave the test waiting.
+        let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+        let device = format!("/proc/self/fd/{}", self.device.as_raw_fd());
+        let device = File::options().read(true).custom_flags(flags).open(device)?;
+        let read = nix::unistd::read(&device, &mut line).context("somebody else reads what is typed")?;
         Ok(String::from_utf8_lossy(line.get(..read).unwrap_or_default()).into_owned())
     }
 
