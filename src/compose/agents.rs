@@ -141,6 +141,7 @@ fn tell(
         condition.send_modify(|now| now.take(told, &shown, &program));
         let now = condition.borrow();
         metrics::agent_up(&shown, now.pid.is_some());
+        metrics::agent_gave_up(&shown, now.gave_up);
         if is_watched {
             metrics::agent_healthy(&shown, now.pid.is_some() && now.health == Health::Healthy);
         }
@@ -236,8 +237,9 @@ impl Agents {
                 // over.
                 agent.condition.send_if_modified(|now| !now.over && std::mem::take(&mut now.gave_up));
             }
-            _ => {}
+            _ => return,
         }
+        metrics::agent_gave_up(&agent.name, agent.condition.borrow().gave_up);
     }
 
     /// Returns the first agent that could not be started, if any.

@@ -77,16 +77,9 @@ impl Told {
         };
         // An agent's starts and ends are recorded where its exit code is known. Only here it is known that
         // the agent won't be started again.
-        if let Some(agent) = actor.strip_prefix("agents/") {
+        if actor.starts_with("agents/") {
             return match &report.event {
-                Happened::Started { .. } => {
-                    metrics::agent_gave_up(agent, false);
-                    None
-                }
-                Happened::GaveUp { failure } => {
-                    metrics::agent_gave_up(agent, true);
-                    Some(gave_up(failure))
-                }
+                Happened::GaveUp { failure } => Some(gave_up(failure)),
                 _ => None,
             };
         }
