@@ -222,7 +222,7 @@ impl Loader {
 fn read(path: &Path) -> Result<String, Refused> {
     use std::io::Read;
     let unreadable = |reason: String| Refused::Unreadable { path: path.to_owned(), reason };
-    let file = open_regular(path).map_err(|e| unreadable(e.to_string()))?;
+    let file = open_regular(path).map_err(|e| unreadable(with_mend(&e)))?;
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_POLICY_BYTES).unwrap_or(u64::MAX) + 1;
     file.take(limit).read_to_end(&mut bytes).map_err(|e| unreadable(e.to_string()))?;
@@ -230,6 +230,18 @@ fn read(path: &Path) -> Result<String, Refused> {
         return Err(unreadable(format!("it is longer than {MAX_POLICY_BYTES} bytes")));
     }
     String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8".into()))
+}
+
+/// What the kernel says, and for a missing right whose it is: as root the supervisor is another user than
+/// whoever started it, and reads the file again as that one.
+fn with_mend(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => format!(
+            "{error}; it is read as user {}, which must be able to read it and to enter its directory (`chmod a+r`)",
+            nix::unistd::geteuid()
+        ),
+        _ => error.to_string(),
+    }
 }
 
 #[cfg(test)]
