@@ -159,8 +159,8 @@ where
 {
     let (agent_read, agent_write) = tokio::io::split(agent);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
-    let up = copy(agent_read, upstream_write, meter, &meter.up);
-    let down = copy(upstream_read, agent_write, meter, &meter.down);
+    let up = Box::pin(copy(agent_read, upstream_write, meter, &meter.up));
+    let down = Box::pin(copy(upstream_read, agent_write, meter, &meter.down));
     both(meter, up, down, stop).await
 }
 

@@ -110,8 +110,9 @@ impl Side for TcpStream {
     ) -> End {
         let (agent_reads, agent_writes) = self.split();
         let (upstream_reads, upstream_writes) = upstream.split();
-        let up = pump(agent_reads, upstream_writes, meter, &meter.up);
-        let down = pump(upstream_reads, agent_writes, meter, &meter.down);
+        // Boxed, since each future that another one takes is kept twice: an idle tunnel is to take little.
+        let up = Box::pin(pump(agent_reads, upstream_writes, meter, &meter.up));
+        let down = Box::pin(pump(upstream_reads, agent_writes, meter, &meter.down));
         both(meter, up, down, stop).await
     }
 }
