@@ -12,8 +12,8 @@ pub(super) fn none_in(text: &str) -> Result<(), String> {
         let Some((_, hits)) = redactor.redact_unless_clean(line) else { continue };
         let Some(hit) = hits.first() else { continue };
         return Err(format!(
-            "line {number}: a key stands here (it looks like one of the kind `{}`), and a configuration holds references only: \
-             keep it outside, and name it as `env:NAME` or `file:/path` in `credentials` or in an inference provider",
+            "line {number}: a key stands here (it looks like one of the kind `{}`), and a configuration names keys by reference only: \
+             `env:NAME` or `file:/path`, in `credentials`, in a provider's `credential` or in the upstream proxy's",
             hit.kind
         ));
     }
