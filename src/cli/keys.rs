@@ -1,5 +1,5 @@
-//! What is typed on the operator's terminal for a process inside. Never reads what is typed while this command
-//! is stopped: that is for the shell.
+//! What is typed on the operator's terminal for a process inside. Never reads what is typed while this
+//! command is stopped: that is for the shell.
 
 use std::io;
 use std::os::fd::AsFd;

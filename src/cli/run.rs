@@ -51,8 +51,8 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         Some(text) => metrics_address(text).map_err(|e| Failure::refused(format!("--metrics: {e}")))?,
         None => None,
     };
-    // What is typed takes precedence over the file; where it is which policy, whether either is a profile or a
-    // policy file.
+    // What is typed takes precedence over the file; where it is which policy, whether either is a profile or
+    // a policy file.
     if args.profile.is_some() || args.policy.is_some() {
         (config.profile, config.policy) = (args.profile, args.policy);
     }

@@ -104,8 +104,8 @@ impl Console {
         let within = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
         anyhow::ensure!(nix::poll::poll(&mut fds, within)? > 0, "somebody else reads what is typed");
         let mut line = [0; 256];
-        // Opened anew, since the command shares the flags of this one: whoever else took the line meanwhile must
-        // not leave the test waiting.
+        // Opened anew, since the command shares the flags of this one: whoever else took the line meanwhile
+        // must not leave the test waiting.
         let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
         let device = format!("/proc/self/fd/{}", self.device.as_raw_fd());
         let device = File::options().read(true).custom_flags(flags).open(device)?;

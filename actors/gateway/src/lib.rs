@@ -1,11 +1,11 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
 //! The steps of a request, each in a file of its own: [`shape`] → [`body`] (its `fields`; long bodies are
-//! parsed at a [`policy::parse_pool`]) → [`routes`] → `call` (over the targets, as `failover` says, within the
-//! [`budgets`]) → [`ledger`] → `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay`
-//! (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`]
-//! its keys. [`probe`] asks one provider outside any sandbox. Only [`actor`] uses actors; [`Gateway::serve`]
-//! works on a snapshot of the routes, whether or not the actor is up.
+//! parsed at a [`policy::parse_pool`]) → [`routes`] → `call` (over the targets, as `failover` says, within
+//! the [`budgets`]) → [`ledger`] → `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` →
+//! `relay` (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml,
+//! [`credential`] its keys. [`probe`] asks one provider outside any sandbox. Only [`actor`] uses actors;
+//! [`Gateway::serve`] works on a snapshot of the routes, whether or not the actor is up.
 //!
 //! This crate must never open a socket, resolve a name, follow a redirect, or send anything that no route
 //! names.

@@ -1,10 +1,10 @@
 //! A step of the road: identifying the caller.
 //!
-//! A [`JudgedCaller`] caller is made here and nowhere else, by asking the identifier who holds the agent's end of
-//! the connection, and whether that is the process that made it. The first request asks both in one question,
-//! after its head was read; a connection that stays silent is asked about by [`Claim::watch`], so that a
-//! program that means to lend its connection can't wait until the note of its connect(2) is gone. A kept
-//! connection can change hands between two requests (fork, SCM_RIGHTS), so an answer is good for
+//! A [`JudgedCaller`] caller is made here and nowhere else, by asking the identifier who holds the agent's
+//! end of the connection, and whether that is the process that made it. The first request asks both in one
+//! question, after its head was read; a connection that stays silent is asked about by [`Claim::watch`], so
+//! that a program that means to lend its connection can't wait until the note of its connect(2) is gone. A
+//! kept connection can change hands between two requests (fork, SCM_RIGHTS), so an answer is good for
 //! [`IDENTITY_FRESH`] only and asked for again after it. Must never fall back on an older answer when the new
 //! one is a refusal.
 

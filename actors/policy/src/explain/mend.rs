@@ -57,8 +57,8 @@ pub(super) fn entry(question: &Question) -> Option<String> {
     allows(&text, question).then_some(text)
 }
 
-/// Returns the protocol that a body speaks, and the fields of the rules that allow what it says; `None` where it
-/// speaks none of those whose bodies are judged.
+/// Returns the protocol that a body speaks, and the fields of the rules that allow what it says; `None` where
+/// it speaks none of those whose bodies are judged.
 fn by_body(body: &str) -> Option<(Protocol, Vec<String>)> {
     let plain = |text: &str| (!text.contains(PATTERN)).then(|| serde_json::to_string(text).ok()).flatten();
     if let Reading::Rpc(messages) = Reading::of(Protocol::Mcp, body.as_bytes()) {

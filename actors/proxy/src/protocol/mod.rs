@@ -5,9 +5,9 @@
 //! under `enforcement: audit` sent on as it stands). Requests of other endpoints pass without a look.
 //! [`websocket`] judges messages after the handshake.
 //!
-//! A long GraphQL body is read once, in the parse pool, apart from the threads that all exchanges share; what it
-//! asks for is kept for each time that it is judged. A long JSON-RPC body, which is bounded by its values, is
-//! read where it is judged, while the thread's other tasks move to another thread.
+//! A long GraphQL body is read once, in the parse pool, apart from the threads that all exchanges share; what
+//! it asks for is kept for each time that it is judged. A long JSON-RPC body, which is bounded by its values,
+//! is read where it is judged, while the thread's other tasks move to another thread.
 
 use std::sync::Arc;
 
