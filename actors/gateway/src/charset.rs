@@ -5,30 +5,16 @@
 //! answer that names another isn't passed on. Never here: a guess at the set of one that names none.
 
 use http::{HeaderMap, header};
+use redactor::charset;
 
-const PARAMETER: &[u8] = b"charset";
 const CLEAR: [&str; 8] = ["ascii", "latin1", "us-ascii", "utf-16", "utf-16be", "utf-16le", "utf-8", "utf8"];
 /// Families of sets, by how their names begin; a number follows.
 const FAMILIES: [&str; 2] = ["iso-8859-", "windows-125"];
 
 /// Whether an answer can be searched in every set that its type names, to whichever reader.
 pub(crate) fn is_clear(headers: &HeaderMap) -> bool {
-    headers.get_all(header::CONTENT_TYPE).iter().all(|value| {
-        let value = value.as_bytes();
-        let starts = value.windows(PARAMETER.len()).enumerate();
-        let mut starts = starts.filter(|(_, word)| word.eq_ignore_ascii_case(PARAMETER));
-        starts.all(|(at, _)| value.get(at + PARAMETER.len()..).is_none_or(|rest| is_known(named_by(rest))))
-    })
-}
-
-/// The name of a set behind the parameter's, without quotes; readers differ on these, on spaces, and on
-/// whether `charset*` is one.
-fn named_by(rest: &[u8]) -> &[u8] {
-    let is_around = |byte: &u8| b" \t*=\"'".contains(byte);
-    let begin = rest.iter().position(|byte| !is_around(byte)).unwrap_or(rest.len());
-    let name = rest.get(begin..).unwrap_or_default();
-    let end = name.iter().position(|byte| b" \t;,\"'".contains(byte)).unwrap_or(name.len());
-    name.get(..end).unwrap_or_default()
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    types.all(|value| charset::named_in(value.as_bytes()).all(is_known))
 }
 
 /// An empty name (`charset=`) names no set.

@@ -5,9 +5,8 @@
 //! Nothing here converts anything, or guesses at the set of an answer that doesn't name one.
 
 use http::{HeaderMap, HeaderValue, header};
+use redactor::charset::{is_named_in, named_in};
 
-/// The parameter that names a character set, in `Accept` and in `Content-Type`.
-const PARAMETER: &[u8] = b"charset";
 /// Sets that can be searched, by name. Those of East Asia write ASCII as it is; that later bytes of their
 /// other characters may look like ASCII can only lead to more finds.
 const CLEAR: [&str; 32] = [
@@ -51,7 +50,7 @@ const FAMILIES: [&str; 6] = ["cp125", "iso-8859-", "iso8859-", "iso_8859-", "win
 /// readers differ on quotes.
 pub(super) fn ask_for_none(headers: &mut HeaderMap) {
     let header::Entry::Occupied(mut accept) = headers.entry(header::ACCEPT) else { return };
-    if !accept.iter().any(|value| names_one(value.as_bytes())) {
+    if !accept.iter().any(|value| is_named_in(value.as_bytes())) {
         return;
     }
     let kept: Vec<Vec<u8>> = accept.iter().map(|value| without(value.as_bytes())).collect();
@@ -77,7 +76,7 @@ fn without(value: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(value.len());
     for part in value.split_inclusive(|byte| matches!(byte, b',' | b';')) {
         match part {
-            part if !names_one(part) => kept.extend_from_slice(part),
+            part if !is_named_in(part) => kept.extend_from_slice(part),
             // The separator before this part is replaced by the one behind it.
             [.., last @ (b',' | b';')] => {
                 kept.pop();
@@ -89,24 +88,6 @@ fn without(value: &[u8]) -> Vec<u8> {
         }
     }
     kept
-}
-
-fn names_one(text: &[u8]) -> bool {
-    text.windows(PARAMETER.len()).any(|word| word.eq_ignore_ascii_case(PARAMETER))
-}
-
-/// Every set that some reader of a `Content-Type` finds in it, without quotes. `charset*` (RFC 8187) is one,
-/// too.
-fn named_in(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let starts = value.windows(PARAMETER.len()).enumerate();
-    let starts = starts.filter(|(_, word)| word.eq_ignore_ascii_case(PARAMETER));
-    starts.map(|(at, _)| {
-        let rest = value.get(at + PARAMETER.len()..).unwrap_or_default();
-        let behind = rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'*' | b'=' | b'"' | b'\''));
-        let rest = behind.and_then(|from| rest.get(from..)).unwrap_or_default();
-        let end = rest.iter().position(|byte| matches!(byte, b' ' | b'\t' | b';' | b',' | b'"' | b'\''));
-        end.and_then(|end| rest.get(..end)).unwrap_or(rest)
-    })
 }
 
 /// Whether answers in this set can be searched. An empty name (`charset=`) names no set.
