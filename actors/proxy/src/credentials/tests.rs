@@ -192,6 +192,20 @@ fn header_values_and_both_halves_of_basic_are_filled() {
     assert!(filled(|wallet| head::headers(&mut many, wallet)).unwrap_err().contains("more than"));
 }
 
+#[test]
+fn a_field_that_names_a_second_resource_is_never_filled() {
+    let value = "/repos/cofferdam:cred:github";
+    for field in ["destination", "x-amz-copy-source"] {
+        let asked = Asked::naming(field, value);
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(field), HeaderValue::from_static(value));
+        let mut wallet = Wallet::new(&BOUND, asked.request());
+        let denial = head::headers(&mut headers, &mut wallet).unwrap_err();
+        assert!(denial.detail.contains("second resource"), "{field}: {}", denial.detail);
+        assert_eq!(headers[field], value);
+    }
+}
+
 fn query(raw: &str) -> Result<Option<String>, String> {
     let query = Query::parse(Some(raw)).unwrap();
     filled(|wallet| head::query(&query, wallet)).map(|filled| filled.map(|filled| filled.to_string()))
