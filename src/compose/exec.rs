@@ -134,7 +134,7 @@ impl Exec {
         });
         join_all(left.map(async |record| {
             if record.state == ProcessState::Running {
-                self.hang_up(record.process).await;
+                self.hang_up(record.process, libc::SIGHUP).await;
             }
             self.forget(record).await;
         }))
@@ -200,12 +200,9 @@ impl Exec {
         let first = if window.is_some() { libc::SIGHUP } else { libc::SIGTERM };
         let ended = tokio::select! {
             status = self.ended(process, events) => status,
-            () = self.end_with_sandbox(process, first) => None,
-            () = self.obey(process, control, window) => {
-                // The client left.
-                self.hang_up(process).await;
-                None
-            }
+            status = self.end_with_sandbox(process, first) => status,
+            // The client left.
+            () = self.obey(process, control, window) => self.hang_up(process, libc::SIGHUP).await,
         };
         // Waits for a client that reads slowly, not for one that is gone. The exit code comes last: it tells
         // the client that the output is complete.
@@ -222,14 +219,10 @@ impl Exec {
         output.closed().await;
     }
 
-    /// Once the sandbox is over has the process end, by a signal first that it may mind. Its end is then seen
-    /// where it always is.
-    async fn end_with_sandbox(&self, process: ProcessId, first: i32) {
+    /// Once the sandbox is over has the process end, by the signal `first` that it may mind.
+    async fn end_with_sandbox(&self, process: ProcessId, first: i32) -> Option<ExitStatus> {
         self.over.cancelled().await;
-        for signo in [first, libc::SIGKILL] {
-            let _ = self.init.signal(process, signo).await;
-            tokio::time::sleep(HANG_UP_GRACE).await;
-        }
+        self.hang_up(process, first).await
     }
 
     /// Ends what a session has left behind, and has init forget the session. The first attempt comes before
@@ -287,15 +280,16 @@ impl Exec {
         }
     }
 
-    /// Sends SIGHUP, then SIGKILL, and waits for the end after each, since init forgets no running process.
-    async fn hang_up(&self, process: ProcessId) {
-        for signo in [libc::SIGHUP, libc::SIGKILL] {
+    /// Sends `first`, then SIGKILL, and waits for the end after each, since init forgets no running process.
+    async fn hang_up(&self, process: ProcessId, first: i32) -> Option<ExitStatus> {
+        for signo in [first, libc::SIGKILL] {
             let events = self.init.events();
             let _ = self.init.signal(process, signo).await;
-            if timeout(HANG_UP_GRACE, self.ended(process, events)).await.is_ok() {
-                return;
+            if let Ok(ended) = timeout(HANG_UP_GRACE, self.ended(process, events)).await {
+                return ended;
             }
         }
+        None
     }
 }
 
