@@ -8,7 +8,6 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use agent::InitClient;
 use agent::protocol::{Beginning, ExitStatus, ProcessId, ProcessRecord, ProcessState};
@@ -117,7 +116,7 @@ async fn keep(desk: &ControlApi, heart: &HeartLine) -> bool {
     // The lock is held throughout: the last list that the heart gets must be the latest.
     let mut told = desk.over.lock().await;
     let over = match who_is_over(desk).await {
-        Some(over) if !desk.stopping.load(Ordering::Relaxed) => over,
+        Some(over) if !desk.stopping.is_cancelled() => over,
         _ => return false,
     };
     if told.as_ref() != Some(&over)

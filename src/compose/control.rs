@@ -6,7 +6,6 @@
 mod words;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agent::InitClient;
@@ -23,6 +22,7 @@ use supervision::{CallError, State, Supervisor};
 use telemetry::audit;
 use tokio::sync::{Mutex, OnceCell, mpsc, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::agents::{Agent, Agents};
 use super::another_cage::Over;
@@ -72,8 +72,8 @@ pub struct ControlApi {
     pub ending: mpsc::Sender<Duration>,
     /// The last generation of the policy that a successor would begin with.
     pub policy_kept: watch::Receiver<u64>,
-    /// Set once the sandbox is being stopped, or the agents are for another cage.
-    pub stopping: Arc<AtomicBool>,
+    /// Cancelled once the sandbox is being stopped, or the agents are for another cage.
+    pub stopping: CancellationToken,
     /// The agents that are over, as the heart was told last.
     pub over: Mutex<Option<Over>>,
     /// When the sandbox started.
@@ -117,7 +117,7 @@ impl ControlApi {
     async fn overview(&self) -> Status {
         let tree = self.snapshot().await.ok();
         let down = tree.as_ref().map(|t| t.children.iter().any(|c| c.state != State::Up));
-        let state = match (self.stopping.load(Ordering::Relaxed), down) {
+        let state = match (self.stopping.is_cancelled(), down) {
             (true, _) => SandboxState::Stopping,
             (false, None) => SandboxState::Starting,
             (false, Some(true)) => SandboxState::Degraded,
@@ -227,7 +227,7 @@ impl ControlApi {
         if agents.is_empty() {
             return Ok(Vec::new());
         }
-        let (tree, stopping) = (self.tree()?.clone(), Arc::clone(&self.stopping));
+        let (tree, stopping) = (self.tree()?.clone(), self.stopping.clone());
         let work = tokio::spawn(async move {
             let each = agents.iter().map(|agent| async {
                 (agent.name.to_string(), restart_agent(agent, &tree, &stopping).await)
@@ -346,7 +346,7 @@ fn after_the_answer(work: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// Ends an agent's process in order, and has it started again, unless the whole sandbox is being ended.
-async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &AtomicBool) -> Result<(), Fault> {
+async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &CancellationToken) -> Result<(), Fault> {
     // Restarting the actor alone would leave the process running, and the actor would adopt it. An agent that
     // is over has no process to wait for.
     let is_over = agent.condition.borrow().over;
@@ -361,7 +361,7 @@ async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &AtomicBool) 
             return Err(Fault::new(Code::Conflict, detail));
         }
     }
-    if stopping.load(Ordering::Relaxed) {
+    if stopping.is_cancelled() {
         return Err(Fault::new(Code::Conflict, "the sandbox is being stopped"));
     }
     restart_child(tree, &format!("agents/{}", agent.name)).await

@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agent::protocol::ToSupervisor;
@@ -10,7 +9,7 @@ use agent::wire::WireError;
 use nix::libc;
 use supervision::Outcome;
 use telemetry::audit::SandboxChange;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::LAST_SAID;
 use super::another_cage;
@@ -63,12 +62,11 @@ pub async fn wait_for_end(
             None => std::future::pending().await,
         }
     };
-    let (told_to_stop, stopping) = watch::channel(false);
     let over = async {
         if desk.plan.mode == Mode::Service {
             // A service stays when its agents are over, so that they can be looked at and restarted. One that
             // was told to stop ends with them.
-            let _ = stopping.clone().wait_for(|told| *told).await;
+            desk.stopping.cancelled().await;
             desk.agents.all_over().await;
             return End::Over { code: 0, message: None };
         }
@@ -98,16 +96,13 @@ pub async fn wait_for_end(
                 Err(_) => return End::HeartGone,
             },
         }
-        told_to_stop.send_if_modified(|told| {
-            !std::mem::replace(told, desk.stopping.load(Ordering::Relaxed)) && *told
-        });
     }
 }
 
 /// Ends the agents in a background task. [`wait_for_end`] sees their end as it sees any other. Told again, it
 /// ends them by the grace of then, if that is over sooner.
 fn stop_agents(desk: &Arc<ControlApi>, grace: Duration) {
-    desk.stopping.store(true, Ordering::Relaxed);
+    desk.stopping.cancel();
     let desk = Arc::clone(desk);
     tokio::spawn(async move { desk.agents.stop(grace, desk.tree.get()).await });
 }
@@ -120,7 +115,7 @@ pub async fn close(
     code: u8,
     message: Option<String>,
 ) -> Result<(), WireError> {
-    desk.stopping.store(true, Ordering::Relaxed);
+    desk.stopping.cancel();
     if let Some(approvals) = &desk.stores.approvals {
         approvals.settled(LAST_WORK).await;
     }

@@ -51,6 +51,7 @@ use agent::wire::WireError;
 use supervision::{ChildSpec, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::console::{self, fault, say, speak};
 use crate::failure::REFUSED;
@@ -248,7 +249,7 @@ async fn build(
         heart: heart.clone(),
         ending,
         policy_kept,
-        stopping: Arc::default(),
+        stopping: CancellationToken::new(),
         over: Default::default(),
         started_at: ending::started_at(handover, heart).await,
         restarts: handover.restarts,
