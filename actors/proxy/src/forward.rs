@@ -85,10 +85,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     let Sent { query, body, .. } = sent;
     let query = query.as_ref().map(|query| query.as_str());
     let has_body = !body.is_end_stream();
-    let body = match has_body {
-        false => empty(),
-        true => Upload::new(body, Arc::clone(&ledger), Some(Arc::clone(&live))).boxed_unsync(),
-    };
+    let body = Upload::of(body, &ledger, Some(&live));
     let request = outgoing::outgoing(&parts, &permitted, query, body)?;
     let again = || match has_body {
         false => outgoing::outgoing(&parts, &permitted, query, empty()),

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, Uri, Version, header};
-use http_body::Body as _;
 use http_body_util::BodyExt;
 
 use crate::answer::Refusal;
-use crate::body::{Body, empty};
+use crate::body::Body;
 use crate::conn::Conn;
 use crate::forward::{Asked, authority, clean};
 use crate::message::{Download, Ledger, Upload};
@@ -34,10 +33,7 @@ pub(crate) async fn serve(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response
         parts.headers.insert(header::HOST, host);
     }
     parts.extensions.clear();
-    let body = match sent.body.is_end_stream() {
-        true => empty(),
-        false => Upload::new(sent.body, Arc::clone(&ledger), None).boxed_unsync(),
-    };
+    let body = Upload::of(sent.body, &ledger, None);
     let request = Request::from_parts(parts, body);
     let caller = Arc::clone(permitted.granted().caller());
     let response = conn.deps.local.serve(request, caller, known.request_id).await;

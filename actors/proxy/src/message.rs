@@ -12,11 +12,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
 use telemetry::metrics::{self, Direction};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::answer::Known;
-use crate::body::BoxError;
+use crate::body::{Body, BoxError, empty};
 use crate::conn::{Conn, InFlight};
 use crate::limits::RESPONSE_IDLE;
 use crate::outcome::Finished;
@@ -104,10 +105,14 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// `live` is `None` for a request to the gateway.
-    pub(crate) fn new(inner: Forwarded, ledger: Arc<Ledger>, live: Option<Arc<Live>>) -> Self {
-        let revoked = live.as_ref().map(|live| Box::pin(live.revoked()));
-        Self { inner, ledger, revoked, _live: live }
+    /// The body as it is sent; an empty one needs nothing watched. `live` is `None` for a request to the
+    /// gateway.
+    pub(crate) fn of(inner: Forwarded, ledger: &Arc<Ledger>, live: Option<&Arc<Live>>) -> Body {
+        if inner.is_end_stream() {
+            return empty();
+        }
+        let revoked = live.map(|live| Box::pin(live.revoked()));
+        Self { inner, ledger: Arc::clone(ledger), revoked, _live: live.cloned() }.boxed_unsync()
     }
 }
 

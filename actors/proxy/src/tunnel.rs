@@ -34,8 +34,7 @@ use crate::caller::Claim;
 use crate::conn::{Conn, Deps, Ground, Next};
 use crate::lent::Lent;
 use crate::limits::{HELLO_DEADLINE, WRITE_STALL};
-use crate::outcome;
-use crate::outcome::Finished;
+use crate::outcome::{self, Finished};
 use crate::protocol::websocket;
 use crate::relay::{End, Meter, Relayed, Side, Stop};
 use crate::road::Answer;
@@ -177,10 +176,6 @@ async fn stop(conn: &Conn, known: &Known, live: &Live, meter: &Meter) -> Stop {
             why
         }
     }
-}
-
-fn finished(conn: &Conn, known: Known, relayed: Relayed, started: Instant) {
-    ended(conn, known, relayed, None, started);
 }
 
 fn ended(conn: &Conn, known: Known, relayed: Relayed, fault: Option<String>, started: Instant) {

@@ -69,6 +69,7 @@ const METHODS: [&[u8]; 44] = [
     b"MKREDIRECTREF",
     b"MKWORKSPACE",
     b"MOVE",
+    b"NOTIFY",
     b"OPTIONS",
     b"ORDERPATCH",
     b"PATCH",
@@ -92,7 +93,6 @@ const METHODS: [&[u8]; 44] = [
     b"UPDATE",
     b"UPDATEREDIRECTREF",
     b"VERSION-CONTROL",
-    b"NOTIFY",
 ];
 
 /// Returns what a beginning is. Any other method than those is opaque, since every protocol of words would

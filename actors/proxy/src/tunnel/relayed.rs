@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::first::{First, first_bytes, judge_first};
-use super::{finished, refused, stop};
+use super::{ended, refused, stop};
 use crate::address::Dialled;
 use crate::answer::Known;
 use crate::conn::{Conn, Ground};
@@ -59,7 +59,7 @@ pub(super) async fn relayed<T: Side>(
         ends.upstream.cut();
     }
     drop(ends);
-    finished(conn, known, meter.ended(end), started);
+    ended(conn, known, meter.ended(end), None, started);
 }
 
 /// Why a relayed tunnel was over before it began.
