@@ -48,7 +48,7 @@ impl Default for ParsePool {
 }
 
 impl ParsePool {
-    /// The desk that the whole process uses: what has to be shared out are the process's threads.
+    /// The pool that the whole process uses: what has to be shared out are the process's threads.
     #[must_use]
     pub fn common() -> Self {
         static COMMON: LazyLock<ParsePool> = LazyLock::new(ParsePool::default);
@@ -123,15 +123,15 @@ mod tests {
         go: mpsc::Sender<()>,
     }
 
-    fn gate(desk: &ParsePool, party: Party) -> Gate {
-        let (desk, (go, gone), (begin, begun)) =
-            (desk.clone(), mpsc::channel(), tokio::sync::oneshot::channel());
+    fn gate(pool: &ParsePool, party: Party) -> Gate {
+        let (pool, (go, gone), (begin, begun)) =
+            (pool.clone(), mpsc::channel(), tokio::sync::oneshot::channel());
         let reading = tokio::spawn(async move {
             let read = move || {
                 let _listens = begin.send(());
                 let _let_go = gone.recv();
             };
-            desk.read(party, LONG, read).await
+            pool.read(party, LONG, read).await
         });
         Gate { reading, begun, go }
     }
@@ -145,16 +145,16 @@ mod tests {
 
     #[tokio::test]
     async fn one_partys_long_bodies_keep_nobody_elses_out() {
-        let desk = ParsePool::default();
-        let mut one: Vec<Gate> = (0..20).map(|_| gate(&desk, Party(1))).collect();
+        let pool = ParsePool::default();
+        let mut one: Vec<Gate> = (0..20).map(|_| gate(&pool, Party(1))).collect();
         (&mut one[0].begun).await.unwrap();
         settle().await;
         assert!(one[1..].iter_mut().all(|other| other.begun.try_recv().is_err()), "one at a time");
-        assert_eq!(desk.read(Party(2), LONG, || 7).await, Ok(7), "all others still wait");
+        assert_eq!(pool.read(Party(2), LONG, || 7).await, Ok(7), "all others still wait");
         // With both places taken, the next place goes to another party.
-        let second = gate(&desk, Party(2));
+        let second = gate(&pool, Party(2));
         second.begun.await.unwrap();
-        let mut third = gate(&desk, Party(3));
+        let mut third = gate(&pool, Party(3));
         settle().await;
         assert!(third.begun.try_recv().is_err(), "no more than there are places");
         one.remove(0).go.send(()).unwrap();
@@ -164,43 +164,43 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_gone_leaves_the_line_and_what_is_read_for_it_keeps_its_place() {
-        let desk = ParsePool::default();
-        let mut first = gate(&desk, Party(1));
+        let pool = ParsePool::default();
+        let mut first = gate(&pool, Party(1));
         (&mut first.begun).await.unwrap();
-        let waits = gate(&desk, Party(1));
+        let waits = gate(&pool, Party(1));
         settle().await;
         waits.reading.abort();
         first.reading.abort();
         assert!(first.reading.await.is_err() && waits.reading.await.is_err());
-        assert_eq!(desk.0.places.available_permits(), PLACES - 1, "it is still being read");
-        let mut next = gate(&desk, Party(1));
+        assert_eq!(pool.0.places.available_permits(), PLACES - 1, "it is still being read");
+        let mut next = gate(&pool, Party(1));
         settle().await;
         assert!(next.begun.try_recv().is_err());
         first.go.send(()).unwrap();
         next.begun.await.unwrap();
         next.go.send(()).unwrap();
         assert_eq!(next.reading.await.unwrap(), Ok(()));
-        assert_eq!(desk.0.places.available_permits(), PLACES);
-        assert_eq!(desk.read(Party(2), LONG, || ()).await, Ok(()));
-        assert!(desk.lock().len() <= 1, "who reads nothing is forgotten");
+        assert_eq!(pool.0.places.available_permits(), PLACES);
+        assert_eq!(pool.read(Party(2), LONG, || ()).await, Ok(()));
+        assert!(pool.lock().len() <= 1, "who reads nothing is forgotten");
     }
 
     #[tokio::test]
     async fn what_is_short_waits_for_nobody_and_a_panic_ends_one_alone() {
-        let desk = ParsePool::default();
-        let gates: Vec<Gate> = (1..=4).map(|party| gate(&desk, Party(party))).collect();
+        let pool = ParsePool::default();
+        let gates: Vec<Gate> = (1..=4).map(|party| gate(&pool, Party(party))).collect();
         settle().await;
-        assert_eq!(desk.read(Party(1), SHORT, || 7).now_or_never(), Some(Ok(7)));
+        assert_eq!(pool.read(Party(1), SHORT, || 7).now_or_never(), Some(Ok(7)));
         drop(gates);
         let panics = || std::panic::resume_unwind(Box::new("as any reader might"));
-        assert_eq!(desk.read::<()>(Party(1), LONG, panics).await, Err(Broken));
-        assert_eq!(desk.read(Party(1), LONG, || 7).await, Ok(7));
+        assert_eq!(pool.read::<()>(Party(1), LONG, panics).await, Err(Broken));
+        assert_eq!(pool.read(Party(1), LONG, || 7).await, Ok(7));
     }
 
     #[tokio::test]
     async fn nobody_known_is_not_one_party() {
-        let desk = ParsePool::default();
-        let (one, other) = (gate(&desk, Party::UNKNOWN), gate(&desk, Party::UNKNOWN));
+        let pool = ParsePool::default();
+        let (one, other) = (gate(&pool, Party::UNKNOWN), gate(&pool, Party::UNKNOWN));
         one.begun.await.unwrap();
         other.begun.await.unwrap();
         drop((one.go, other.go));
