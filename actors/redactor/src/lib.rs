@@ -5,8 +5,9 @@
 //! to the journal pipes of agents' output, `screen` (with `matching` and `spelling`, which undo escapes;
 //! `sieve` and `look` for streams, `pieces` so that none of them takes all of a thread's time, `guesses` and
 //! `public` against who learns by them, `parts` and `words` against who cuts) to what the world answers;
-//! `charset` reads which character sets an answer says it is in; `reference` is how a secret is named in files; `unlinked` opens logs for whoever reads them; `actor` owns
-//! the pumps. This crate must never log, print or serialise what it is given to hide.
+//! `charset` reads which character sets an answer says it is in; `reference` is how a secret is named in
+//! files; `unlinked` opens logs for whoever reads them; `actor` owns the pumps. This crate must never log,
+//! print or serialise what it is given to hide.
 
 pub mod actor;
 pub mod ascii;
