@@ -8,8 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Calls `property` with each file of `fuzz/corpus/TARGET`. The last name that is printed is the one that it
-/// fails for.
+/// Calls `property` with each file of `fuzz/corpus/TARGET`. The one that it fails for is printed.
 pub fn corpus(target: &str, property: impl Fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut files: Vec<PathBuf> =
@@ -17,7 +16,18 @@ pub fn corpus(target: &str, property: impl Fn(&[u8])) {
     files.sort();
     assert!(!files.is_empty(), "{} is empty", corpus.display());
     for file in files {
-        println!("{}", file.display());
+        let _named = NamedWhereItFails(&file);
         property(&std::fs::read(&file).unwrap());
+    }
+}
+
+/// Prints its file where a property panics.
+struct NamedWhereItFails<'a>(&'a Path);
+
+impl Drop for NamedWhereItFails<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("fails for {}", self.0.display());
+        }
     }
 }
