@@ -14,9 +14,9 @@ use agent::InitClient;
 use nix::sys::socket::{setsockopt, sockopt};
 use policy::{Party, Share, Shares, Spent};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use supervision::{Duty, DutyEnded};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
 use super::handover::Handover;
 use super::stores::tcp_listener;
@@ -37,10 +37,16 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// The actor's messages.
 #[derive(Debug)]
 pub enum Msg {
-    /// An accept loop ended, which it never does by itself. Down: dropped, the restart is under way.
-    Ended,
+    /// An accept loop ended: the actor fails. Down: dropped, the restart is under way.
+    DutyEnded(DutyEnded),
     /// Panic in the handler. Sent only when fault injection was enabled at the start. Down: dropped.
     InjectPanic,
+}
+
+impl From<DutyEnded> for Msg {
+    fn from(ended: DutyEnded) -> Self {
+        Self::DutyEnded(ended)
+    }
 }
 
 /// One forward.
@@ -78,26 +84,26 @@ pub struct ForwardsActor;
 
 impl Actor for ForwardsActor {
     type Msg = Msg;
-    /// The accept loops. They are dropped with the actor.
-    type State = JoinSet<()>;
+    /// The accept loops.
+    type State = Vec<Duty>;
     type Arguments = Arguments;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Msg>,
         given: Arguments,
-    ) -> Result<JoinSet<()>, ActorProcessingErr> {
+    ) -> Result<Vec<Duty>, ActorProcessingErr> {
         let places = Shares::new(MAX_CONNECTIONS);
-        let mut loops = JoinSet::new();
+        let mut loops = Vec::with_capacity(given.forwards.len());
         for (forward, number) in given.forwards.into_iter().zip(1..) {
             let listener = forward.listener.try_clone()?;
             listener.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener)?;
-            let (init, places, alarm) = (given.init.clone(), places.clone(), Alarm(myself.clone()));
-            loops.spawn(async move {
-                let _alarm = alarm;
+            let (init, places) = (given.init.clone(), places.clone());
+            loops.push(Duty::begin(&myself, format!("the forward to port {}", forward.to), async move {
                 accept(listener, forward.to, init, || places.take(Party(number), 1)).await;
-            });
+                Ok(())
+            }));
         }
         Ok(loops)
     }
@@ -107,21 +113,12 @@ impl Actor for ForwardsActor {
         &self,
         _: ActorRef<Msg>,
         message: Msg,
-        _: &mut JoinSet<()>,
+        _: &mut Vec<Duty>,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Ended => Err("an accept loop ended".into()),
+            Msg::DutyEnded(ended) => Err(ended.into()),
             Msg::InjectPanic => panic!("fault injected into forwards"),
         }
-    }
-}
-
-struct Alarm(ActorRef<Msg>);
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        // This fails only if the actor is gone, and then it needs no message.
-        let _ = self.0.cast(Msg::Ended);
     }
 }
 

@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use supervision::{Duty, DutyEnded};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
-use tokio::task::JoinHandle;
 
 use crate::client::{ClientError, InitClient, Spawned};
 use crate::health::{self, Health, Verdict, Watch};
@@ -62,9 +62,18 @@ pub enum Msg {
     /// Init has ended a process of the agent's, see [`Event::Flooded`]: its pid, and how many descriptors it
     /// had. Sent by the actor's own watcher; a missed one is not made up for.
     Flooded(i32, usize),
+    /// The watch for the process's end, or its health check, ended: the actor fails, and its next incarnation
+    /// adopts the process. Dropped while the actor is down.
+    DutyEnded(DutyEnded),
     /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor
     /// is down.
     InjectPanic,
+}
+
+impl From<DutyEnded> for Msg {
+    fn from(ended: DutyEnded) -> Self {
+        Self::DutyEnded(ended)
+    }
 }
 
 /// Which ends are followed by a start.
@@ -223,8 +232,8 @@ pub struct State {
     stopping: Option<Stopping>,
     /// It was given up for its silence: its end counts as a failure, whatever its exit status.
     silent: bool,
-    _watcher: EndsWithMe,
-    _pulse: Option<EndsWithMe>,
+    _watch: Duty,
+    _pulse: Option<Duty>,
 }
 
 /// A [`Msg::Stop`] under way.
@@ -232,14 +241,6 @@ struct Stopping {
     again: bool,
     /// Of all who have asked for it by now.
     replies: Vec<RpcReplyPort<Option<ExitStatus>>>,
-}
-
-struct EndsWithMe(JoinHandle<()>);
-
-impl Drop for EndsWithMe {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Actor for AgentActor {
@@ -250,8 +251,8 @@ impl Actor for AgentActor {
     async fn pre_start(&self, myself: ActorRef<Msg>, given: Arguments) -> Result<State, ActorProcessingErr> {
         // Subscribed before the table is read, so that no end falls between the two.
         let events = given.init.events();
-        let watcher =
-            EndsWithMe(tokio::spawn(watch(given.init.clone(), events, given.name.clone(), myself.clone())));
+        let watching = watch(given.init.clone(), events, given.name.clone(), myself.clone());
+        let ends = Duty::begin(&myself, "the watch for its process's end", watching);
         let mut rows: Vec<ProcessRecord> =
             given.init.list().await?.into_iter().filter(|record| *record.agent == *given.name).collect();
         // The running process counts, else the one that ran last. An ended one besides it is from an earlier
@@ -286,8 +287,8 @@ impl Actor for AgentActor {
             }
         };
         let watched = given.watch.clone().zip(process);
-        let pulse = watched.map(|(watch, process)| take_pulse(watch, process, myself.clone()));
-        Ok(State { given, process, noted, stopping: None, silent: false, _watcher: watcher, _pulse: pulse })
+        let pulse = watched.map(|(watch, process)| take_pulse(watch, process, &myself));
+        Ok(State { given, process, noted, stopping: None, silent: false, _watch: ends, _pulse: pulse })
     }
 
     #[expect(clippy::panic, reason = "fault injection is there to panic")]
@@ -331,6 +332,7 @@ impl Actor for AgentActor {
                 }
                 Ok(())
             }
+            Msg::DutyEnded(ended) => Err(ended.into()),
             Msg::InjectPanic => panic!("fault injected into an agent's actor"),
         }
     }
@@ -454,16 +456,26 @@ fn refused(
 }
 
 /// Watches the process for as long as this incarnation lives.
-fn take_pulse(watch: Watch, process: ProcessId, actor: ActorRef<Msg>) -> EndsWithMe {
+fn take_pulse(watch: Watch, process: ProcessId, myself: &ActorRef<Msg>) -> Duty {
+    let actor = myself.clone();
     let told = move |verdict, why| {
         // Fails only when the actor is gone, and with it the reason to tell it.
         let _ = actor.cast(Msg::Pulse(process, verdict, why));
     };
-    EndsWithMe(tokio::spawn(health::watch(watch, told)))
+    Duty::begin(myself, "its health check", async move {
+        health::watch(watch, told).await;
+        // The process is given up: nothing of it is left to watch.
+        std::future::pending().await
+    })
 }
 
 /// Tells the actor of its process's end. Missed events are made up for from init's table.
-async fn watch(init: InitClient, mut events: Receiver<Event>, name: Arc<str>, actor: ActorRef<Msg>) {
+async fn watch(
+    init: InitClient,
+    mut events: Receiver<Event>,
+    name: Arc<str>,
+    actor: ActorRef<Msg>,
+) -> io::Result<()> {
     loop {
         let ended = match events.recv().await {
             Ok(Event::Exited { process, agent, status }) => (*agent == *name).then_some((process, status)),
@@ -474,7 +486,8 @@ async fn watch(init: InitClient, mut events: Receiver<Event>, name: Arc<str>, ac
                 continue;
             }
             Err(RecvError::Lagged(_)) => ended_in_table(&init, &name).await,
-            Err(RecvError::Closed) => return,
+            // Init is gone, and the sandbox with it.
+            Err(RecvError::Closed) => std::future::pending().await,
         };
         if let Some((process, status)) = ended {
             // Fails only when the actor is gone, and with it the reason to tell it.

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use supervision::{Duty, DutyEnded};
 
 use crate::{
     Gateway, ProviderStatus,
@@ -35,28 +36,27 @@ pub enum Msg {
     /// Close kept connections that are too old. While the actor is down, the message is dropped; the next one
     /// comes soon.
     Sweep,
+    /// The timer ended: the actor fails. While the actor is down, the message is dropped.
+    DutyEnded(DutyEnded),
     /// Panic in the handler. Sent only when fault injection was enabled at the start. While the actor is
     /// down, the message is dropped.
     InjectPanic,
+}
+
+impl From<DutyEnded> for Msg {
+    fn from(ended: DutyEnded) -> Self {
+        Self::DutyEnded(ended)
+    }
 }
 
 /// The gateway's actor; see the module.
 #[derive(Debug, Default)]
 pub struct GatewayActor;
 
-/// The task that sends [`Msg::Sweep`]; it is aborted with the actor.
-pub struct Timer(tokio::task::JoinHandle<()>);
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// The actor's state: nothing that a restart could lose.
 pub struct State {
     gateway: Gateway,
-    _timer: Timer,
+    _timer: Duty,
 }
 
 impl Actor for GatewayActor {
@@ -65,17 +65,16 @@ impl Actor for GatewayActor {
     type Arguments = Gateway;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, gateway: Gateway) -> Result<State, ActorProcessingErr> {
-        let timer = tokio::spawn(async move {
+        let me = myself.clone();
+        let timer = Duty::begin(&myself, "the timer", async move {
             let mut tick = tokio::time::interval(SWEEP_EVERY);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
-                if myself.cast(Msg::Sweep).is_err() {
-                    return;
-                }
+                let _gone = me.cast(Msg::Sweep);
             }
         });
-        Ok(State { gateway, _timer: Timer(timer) })
+        Ok(State { gateway, _timer: timer })
     }
 
     #[expect(clippy::panic, reason = "fault injection, enabled by the operator alone")]
@@ -104,6 +103,7 @@ impl Actor for GatewayActor {
                 let kept = state.gateway.sweep();
                 tracing::trace!(kept, "provider connections swept");
             }
+            Msg::DutyEnded(ended) => return Err(ended.into()),
             Msg::InjectPanic => panic!("fault injected into the gateway"),
         }
         Ok(())

@@ -6,6 +6,7 @@
 use std::{os::unix::net::UnixListener, sync::Arc};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use supervision::{Duty, DutyEnded};
 
 use crate::{
     control::Control,
@@ -21,12 +22,17 @@ pub enum Msg {
         /// The answer.
         reply: RpcReplyPort<()>,
     },
-    /// The accept loop ended, which it never does by itself: the actor fails and is restarted. While the
-    /// actor is down: dropped.
-    Ended,
+    /// The accept loop ended: the actor fails and is restarted. While the actor is down: dropped.
+    DutyEnded(DutyEnded),
     /// Makes the handler panic. Sent only when fault injection was enabled at the start. While the actor is
     /// down: dropped.
     InjectPanic,
+}
+
+impl From<DutyEnded> for Msg {
+    fn from(ended: DutyEnded) -> Self {
+        Self::DutyEnded(ended)
+    }
 }
 
 /// The actor's arguments: the same at each start and restart.
@@ -44,60 +50,30 @@ pub struct Arguments {
 #[derive(Debug, Default)]
 pub struct OperatorActor;
 
-/// Ends the accept loop, and with it the connections, when the actor ends, however it ends.
-pub struct Serving(tokio::task::JoinHandle<()>);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Actor for OperatorActor {
     type Msg = Msg;
-    type State = Serving;
+    /// The accept loop, and with it the connections.
+    type State = Duty;
     type Arguments = Arguments;
 
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Msg>,
-        given: Arguments,
-    ) -> Result<Serving, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, given: Arguments) -> Result<Duty, ActorProcessingErr> {
         let serving = prepare(given.listener.try_clone()?, given.control, given.owner)?;
-        // The accept loop runs in a task of its own, so that a panic in it is noticed by the task that awaits
-        // it. If the awaiting task is dropped, the loop ends too.
-        let inner = tokio::spawn(serving.run());
-        let guard = AbortOnDrop(inner);
-        Ok(Serving(tokio::spawn(async move {
-            let mut guard = guard;
-            let _ = (&mut guard.0).await;
-            let _ = myself.cast(Msg::Ended);
-        })))
+        Ok(Duty::begin(&myself, "the accept loop of the control socket", async move {
+            serving.run().await;
+            Ok(())
+        }))
     }
 
     #[expect(clippy::panic, reason = "fault injection, enabled by the operator alone")]
-    async fn handle(
-        &self,
-        _: ActorRef<Msg>,
-        message: Msg,
-        _: &mut Serving,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Msg>, message: Msg, _: &mut Duty) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Ping { reply } => {
                 // A caller that gave up is no error here.
                 let _ = reply.send(());
                 Ok(())
             }
-            Msg::Ended => Err("the accept loop of the control socket ended".into()),
+            Msg::DutyEnded(ended) => Err(ended.into()),
             Msg::InjectPanic => panic!("fault injected into the operator"),
         }
-    }
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

@@ -4,7 +4,7 @@
 //! that the actor is given. While the actor is down, everything goes on with the last good generation.
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::task::JoinHandle;
+use supervision::{Duty, DutyEnded};
 
 use crate::approved::Approved;
 use crate::reload::{Loader, Published, Refused, Reloaded};
@@ -31,8 +31,17 @@ pub enum Msg {
     /// Read the file again. While the actor is down the message is dropped: a starting actor reads the file
     /// anyway.
     Reload(Look),
+    /// The watch on the file ended: the actor fails, and its successor watches again. While the actor is down
+    /// the message is dropped.
+    DutyEnded(DutyEnded),
     /// Panic (fault injection). While the actor is down the message is dropped.
     InjectPanic,
+}
+
+impl From<DutyEnded> for Msg {
+    fn from(ended: DutyEnded) -> Self {
+        Self::DutyEnded(ended)
+    }
 }
 
 /// The reloader.
@@ -42,16 +51,8 @@ pub struct PolicyActor;
 /// The reloader's state.
 pub struct State {
     loader: Loader,
-    watcher: Option<Watcher>,
-}
-
-/// The task that watches the file. It ends with the actor, however the actor ends.
-struct Watcher(JoinHandle<()>);
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// The watch on the file, if there is one.
+    _watch: Option<Duty>,
 }
 
 impl Actor for PolicyActor {
@@ -61,11 +62,14 @@ impl Actor for PolicyActor {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, loader: Loader) -> Result<State, ActorProcessingErr> {
         // The watcher reports once when it has begun, so a change made while no actor watched is read then.
-        let watcher = loader.path().map(|path| {
-            let myself = myself.clone();
-            Watcher(tokio::spawn(watch(path.to_owned(), move |look| myself.cast(Msg::Reload(look)).is_ok())))
+        let watch = loader.path().map(|path| {
+            let (path, me) = (path.to_owned(), myself.clone());
+            Duty::begin(&myself, "the watch on the policy's file", async move {
+                watch(path, move |look| me.cast(Msg::Reload(look)).is_ok()).await;
+                Ok(())
+            })
         });
-        Ok(State { loader, watcher })
+        Ok(State { loader, _watch: watch })
     }
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -88,14 +92,10 @@ impl Actor for PolicyActor {
                 // is not in force.
                 Err(refused) => tracing::error!("{refused}"),
             },
+            Msg::DutyEnded(ended) => return Err(ended.into()),
             #[expect(clippy::panic, reason = "fault injection: proves that a panic here costs nothing")]
             Msg::InjectPanic => panic!("injected"),
         }
-        Ok(())
-    }
-
-    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        state.watcher = None;
         Ok(())
     }
 }

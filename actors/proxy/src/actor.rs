@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use supervision::{Duty, DutyEnded};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 use crate::conn::Deps;
 use crate::listen::{Captured, Listener, accept};
@@ -17,20 +17,21 @@ use crate::names::server::{self, Resolver, Sockets};
 /// Messages to the proxy's actor.
 #[derive(Debug)]
 pub enum Msg {
-    /// A task ended, which no task does by itself. The actor fails, so that it is restarted. While the actor
-    /// is down: dropped, since the restart is under way.
-    TaskEnded {
-        /// What the task was for.
-        what: String,
-        /// How the task ended.
-        why: String,
-    },
+    /// One of the actor's tasks ended: it fails, so that it is restarted. While the actor is down: dropped,
+    /// since the restart is under way.
+    DutyEnded(DutyEnded),
     /// The set of captured ports has changed. While the actor is down: dropped; a restarted actor begins with
     /// the current set.
     CapturedChanged,
     /// Makes the handler panic. Sent only when fault injection was enabled at the start. While the actor is
     /// down: dropped.
     InjectPanic,
+}
+
+impl From<DutyEnded> for Msg {
+    fn from(ended: DutyEnded) -> Self {
+        Self::DutyEnded(ended)
+    }
 }
 
 /// See the module.
@@ -54,9 +55,9 @@ pub struct Arguments {
 pub struct State {
     deps: Arc<Deps>,
     captured: watch::Receiver<Captured>,
-    capturing: Vec<(Listener, AbortOnDrop)>,
-    witnessing: Option<AbortOnDrop>,
-    _others: Vec<AbortOnDrop>,
+    capturing: Vec<(Listener, Duty)>,
+    witnessing: Option<Duty>,
+    _others: Vec<Duty>,
 }
 
 impl State {
@@ -66,7 +67,7 @@ impl State {
         let Captured { listeners: now, witness } = self.captured.borrow_and_update().clone();
         if let (None, Some(witness)) = (&self.witnessing, witness) {
             let watching = async move { witness.watch().await };
-            self.witnessing = Some(watched("what is refused".to_owned(), myself, watching));
+            self.witnessing = Some(Duty::begin(myself, "the witness of what is refused", watching));
         }
         let same = |a: &Listener, b: &Listener| Arc::ptr_eq(&a.socket, &b.socket);
         self.capturing.retain(|(old, _)| now.iter().any(|new| same(old, new)));
@@ -80,38 +81,15 @@ impl State {
     }
 }
 
-/// Spawns a listener's accept task. If it ends, the actor is told.
-fn accepting(deps: &Arc<Deps>, listener: &Listener, myself: &ActorRef<Msg>) -> std::io::Result<AbortOnDrop> {
+/// Begins a listener's accept loop.
+fn accepting(deps: &Arc<Deps>, listener: &Listener, myself: &ActorRef<Msg>) -> std::io::Result<Duty> {
     let socket = listener.open()?;
     let kind = listener.kind;
     let deps = Arc::clone(deps);
-    Ok(watched(format!("{kind:?}"), myself, async move {
+    Ok(Duty::begin(myself, format!("the accept loop {kind:?}"), async move {
         accept(deps, socket, kind).await;
         Ok(())
     }))
-}
-
-/// Spawns a task that should never end by itself. If it does, the actor gets [`Msg::TaskEnded`].
-fn watched(
-    what: String,
-    myself: &ActorRef<Msg>,
-    task: impl Future<Output = std::io::Result<()>> + Send + 'static,
-) -> AbortOnDrop {
-    let task = tokio::spawn(task);
-    let abort = task.abort_handle();
-    let myself = myself.clone();
-    let watching = tokio::spawn(async move {
-        // Dropping the watcher must end what it watches.
-        let _ends_with_me = AbortOnDrop(abort);
-        let why = match task.await {
-            Ok(Ok(())) => "it returned".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        // If the actor is gone already, it was the actor's end that ended the task.
-        let _gone = myself.cast(Msg::TaskEnded { what, why });
-    });
-    AbortOnDrop(watching.abort_handle())
 }
 
 impl Actor for ProxyActor {
@@ -131,16 +109,17 @@ impl Actor for ProxyActor {
         }
         if let Some((resolver, Sockets { udp, tcp })) = names {
             let by_datagram = server::datagrams(Arc::clone(&resolver), udp);
-            others.push(watched("names by UDP".to_owned(), &myself, by_datagram));
-            others.push(watched("names by TCP".to_owned(), &myself, server::streams(resolver, tcp)));
+            others.push(Duty::begin(&myself, "names by UDP", by_datagram));
+            others.push(Duty::begin(&myself, "names by TCP", server::streams(resolver, tcp)));
         }
         let (mut changes, me) = (captured.clone(), myself.clone());
-        let following = tokio::spawn(async move {
+        others.push(Duty::begin(&myself, "following the captured ports", async move {
             while changes.changed().await.is_ok() {
                 let _gone = me.cast(Msg::CapturedChanged);
             }
-        });
-        others.push(AbortOnDrop(following.abort_handle()));
+            // The ports stay as they are.
+            std::future::pending().await
+        }));
         let mut state = State { deps, captured, capturing: Vec::new(), witnessing: None, _others: others };
         state.follow(&myself)?;
         Ok(state)
@@ -154,18 +133,10 @@ impl Actor for ProxyActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::TaskEnded { what, why } => Err(format!("the task for {what} ended: {why}").into()),
+            Msg::DutyEnded(ended) => Err(ended.into()),
             Msg::CapturedChanged => Ok(state.follow(&myself)?),
             Msg::InjectPanic => panic!("fault injected into the proxy"),
         }
-    }
-}
-
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -2,10 +2,11 @@
 //! above it, so its death delays output, but loses, repeats or shows raw none of it.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use thiserror::Error;
+use supervision::{Duty, DutyEnded};
 use tokio::task::{Id, JoinSet};
 
 use crate::pump::{self, SharedObserver, Stream, Streams};
@@ -18,12 +19,17 @@ pub struct RedactorActor;
 /// Messages to the actor. While it is down they are dropped: none carries anything that matters.
 #[derive(Debug)]
 pub enum Msg {
-    /// The pumps ended, because one of them panicked. Sent by their task; dropped when the actor is down
-    /// anyway.
-    PumpsEnded,
+    /// The pumps ended, because one of them panicked: the actor fails.
+    DutyEnded(DutyEnded),
     /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor
     /// is down.
     InjectPanic,
+}
+
+impl From<DutyEnded> for Msg {
+    fn from(ended: DutyEnded) -> Self {
+        Self::DutyEnded(ended)
+    }
 }
 
 /// What the actor works on; all of it outlives the actor.
@@ -37,27 +43,10 @@ pub struct RedactorArguments {
     pub observer: SharedObserver,
 }
 
-/// Why the actor fails.
-#[derive(Debug, Error)]
-enum Failure {
-    #[error("a pump panicked")]
-    PumpPanicked,
-}
-
-/// Tells the actor that the pumps ended, however they did.
-struct Alarm(ActorRef<Msg>);
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        // Fails only when the actor is gone, and with it the reason to tell it.
-        let _ = self.0.cast(Msg::PumpsEnded);
-    }
-}
-
 impl Actor for RedactorActor {
     type Msg = Msg;
-    /// Dropped with the actor, whichever way it ends, and the pumps with it.
-    type State = JoinSet<()>;
+    /// The task that keeps the pumps, which end with it.
+    type State = Duty;
     type Arguments = RedactorArguments;
 
     async fn pre_start(
@@ -65,13 +54,7 @@ impl Actor for RedactorActor {
         myself: ActorRef<Msg>,
         arguments: RedactorArguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let mut pumps = JoinSet::new();
-        let alarm = Alarm(myself);
-        pumps.spawn(async move {
-            let _alarm = alarm;
-            tend(&arguments).await;
-        });
-        Ok(pumps)
+        Ok(Duty::begin(&myself, "the pumps", async move { tend(&arguments).await }))
     }
 
     #[expect(clippy::panic, reason = "fault injection is there to panic")]
@@ -82,14 +65,14 @@ impl Actor for RedactorActor {
         _: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::PumpsEnded => Err(Failure::PumpPanicked.into()),
+            Msg::DutyEnded(ended) => Err(ended.into()),
             Msg::InjectPanic => panic!("injected fault"),
         }
     }
 }
 
 /// Keeps a pump running for every stream. Returns when one panicked.
-async fn tend(arguments: &RedactorArguments) {
+async fn tend(arguments: &RedactorArguments) -> io::Result<()> {
     let mut pumps = JoinSet::new();
     let mut running: HashMap<Id, Arc<Stream>> = HashMap::new();
     let mut changes = arguments.streams.changes();
@@ -114,7 +97,7 @@ async fn tend(arguments: &RedactorArguments) {
                     if let Some(stream) = running.get(&error.id()) {
                         stream.note_panic();
                     }
-                    return;
+                    return Err(io::Error::other("a pump panicked"));
                 }
             }
         }

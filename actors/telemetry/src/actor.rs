@@ -5,24 +5,29 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use thiserror::Error;
-use tokio::task::JoinSet;
+use supervision::{Duty, DutyEnded};
 
 use crate::audit::AuditLog;
 use crate::metrics::{Recorder, server};
 
-/// The actor. It has no state of its own but its tasks.
+/// The actor. It has no state of its own but its duties.
 #[derive(Debug, Default)]
 pub struct TelemetryActor;
 
 /// Its messages. While it is down they are dropped: none carries anything that must not be lost.
 #[derive(Debug)]
 pub enum Msg {
-    /// One of its tasks ended, which none ever should. Sent by the tasks.
-    TaskEnded(&'static str),
+    /// The audit writer or the metrics endpoint ended: the actor fails.
+    DutyEnded(DutyEnded),
     /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor
     /// is down.
     InjectPanic,
+}
+
+impl From<DutyEnded> for Msg {
+    fn from(ended: DutyEnded) -> Self {
+        Self::DutyEnded(ended)
+    }
 }
 
 /// What the actor works on; all of it outlives the actor.
@@ -36,32 +41,10 @@ pub struct TelemetryArguments {
     pub listener: Option<Arc<std::net::TcpListener>>,
 }
 
-/// How it fails.
-#[derive(Debug, Error)]
-enum Failure {
-    #[error("the task \"{0}\" ended")]
-    TaskEnded(&'static str),
-    #[error("the metrics listener: {0}")]
-    Listener(#[from] std::io::Error),
-}
-
-/// Tells the actor that a task ended, however it ended.
-struct Alarm {
-    actor: ActorRef<Msg>,
-    task: &'static str,
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        // Fails only if the actor is gone, which then need not be told.
-        let _ = self.actor.cast(Msg::TaskEnded(self.task));
-    }
-}
-
 impl Actor for TelemetryActor {
     type Msg = Msg;
-    /// Dropped when the actor ends in whichever way, which aborts the tasks.
-    type State = JoinSet<()>;
+    /// The audit writer, and the metrics endpoint where there is one.
+    type State = Vec<Duty>;
     type Arguments = TelemetryArguments;
 
     async fn pre_start(
@@ -69,27 +52,24 @@ impl Actor for TelemetryActor {
         myself: ActorRef<Msg>,
         arguments: TelemetryArguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let mut tasks = JoinSet::new();
-        let alarm = |task| Alarm { actor: myself.clone(), task };
         let TelemetryArguments { audit, recorder, listener } = arguments;
+        let mut duties = Vec::with_capacity(2);
         if let Some(listener) = listener {
-            let listener = listener.try_clone().map_err(Failure::from)?;
-            listener.set_nonblocking(true).map_err(Failure::from)?;
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::from)?;
+            let listener = listener.try_clone()?;
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
             let sink = audit.sink();
             let check: server::Check = Arc::new(move || sink.check().map_err(|error| error.to_string()));
-            let alarm = alarm("metrics endpoint");
-            tasks.spawn(async move {
-                let _alarm = alarm;
+            duties.push(Duty::begin(&myself, "the metrics endpoint", async move {
                 server::serve(listener, recorder, check).await;
-            });
+                Ok(())
+            }));
         }
-        let alarm = alarm("audit writer");
-        tasks.spawn(async move {
-            let _alarm = alarm;
+        duties.push(Duty::begin(&myself, "the audit writer", async move {
             audit.write().await;
-        });
-        Ok(tasks)
+            Ok(())
+        }));
+        Ok(duties)
     }
 
     #[expect(clippy::panic, reason = "fault injection is there to panic")]
@@ -100,7 +80,7 @@ impl Actor for TelemetryActor {
         _: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::TaskEnded(task) => Err(Failure::TaskEnded(task).into()),
+            Msg::DutyEnded(ended) => Err(ended.into()),
             Msg::InjectPanic => panic!("injected fault"),
         }
     }
