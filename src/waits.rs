@@ -20,6 +20,11 @@ pub const WISH_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the check of everything that a policy names may take: it takes milliseconds, or seconds if a
 /// network file system has to be mounted first.
 pub const LOOK_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a supervisor may take to become ready: beyond the cage's proof it has little to wait for. One
+/// that takes longer is killed, and another is tried.
+pub const READY_WITHIN: Duration = Duration::from_secs(120);
+/// The time between two pings of a supervisor that is ready (`src/heart/watchdog.rs`).
+pub const PING_EVERY: Duration = Duration::from_secs(10);
 /// How long a command expects a supervisor's start to take at most.
 const START: Duration = Duration::from_secs(20);
 
@@ -51,6 +56,8 @@ mod tests {
             ("GONE_WITHIN", GONE_WITHIN),
             ("WISH_PATIENCE", WISH_PATIENCE),
             ("LOOK_PATIENCE", LOOK_PATIENCE),
+            ("READY_WITHIN", READY_WITHIN),
+            ("PING_EVERY", PING_EVERY),
             ("of_a_stop", of_a_stop(STOP_GRACE)),
             ("of_a_move", of_a_move()),
         ];

@@ -23,6 +23,8 @@ use common::{COFFERDAM, FRIENDLY, START, Sandbox, policy, record_has, workspace}
 /// Longest time of a stop that no supervisor can carry out. It is forced after a grace of ten seconds; a busy
 /// machine may take longer, but a stop that is put off again and again would never end.
 const FORCED: Duration = Duration::from_secs(60);
+/// Longest time until a supervisor that hangs is replaced: the heart's watchdog waits forty seconds.
+const NOTICED: Duration = Duration::from_secs(120);
 /// What the heart prints once, when it begins to retry less often.
 const PATIENT: &str = "no supervisor becomes ready";
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
             a_policy_that_was_set_stays_set,
             a_service_keeps_signals_to_itself,
             each_further_sigterm_puts_nothing_off,
+            one_that_hangs_is_replaced,
         ],
     )
 }
@@ -365,5 +368,23 @@ fn each_further_sigterm_puts_nothing_off(stage: &Stage) -> Result<()> {
         std::thread::sleep(Duration::from_secs(1));
     }
     running.finish(PATIENCE)?.expect_code(143)?;
+    Ok(())
+}
+
+fn one_that_hangs_is_replaced(stage: &Stage) -> Result<()> {
+    let sandbox = service(stage, "", "")?;
+    let stuck = poll("a supervisor", PATIENCE, || supervisor(stage))?;
+    poll("readiness", START, || sandbox.status().ok().filter(|status| status["state"] == "running"))?;
+    // It lives, and does nothing any more.
+    kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
+    let status = poll("another supervisor", NOTICED, || {
+        (supervisor(stage).is_some_and(|pid| pid != stuck)).then(|| sandbox.status().ok()).flatten()
+    })?;
+    ensure!(status["supervisor_restarts"] == 1, "{status}");
+    ensure!(lines(stage, "steady") == 1, "the agent was started again");
+    let hung = [("kind", "actor"), ("name", "supervisor"), ("failure", "it hung, and was killed")];
+    poll("the record", PATIENCE, || {
+        sandbox.audit().ok()?.iter().any(|record| record_has(record, &hung)).then_some(())
+    })?;
     Ok(())
 }

@@ -88,11 +88,13 @@ pub async fn wait_for_end(
                 }
                 Ok(ToSupervisor::Signal(signo)) => desk.agents.signal(signo),
                 Ok(ToSupervisor::Winch) => desk.agents.resize(),
+                // If this fails, the heart is gone, as the next look at the channel shows.
+                Ok(ToSupervisor::Ping) => drop(heart.pong().await),
                 Ok(ToSupervisor::Turn { uid }) => {
                     another_cage::note(desk, heart, uid).await;
                     stop_agents(desk, STOP_GRACE);
                 }
-                Ok(_) => {}
+                Ok(ToSupervisor::Handover { .. } | ToSupervisor::HandoverEnd { .. }) => {}
                 Err(_) => return End::HeartGone,
             },
         }

@@ -70,7 +70,10 @@ impl HeartLine {
                     return Ok((Self { wire: Arc::new(wire), steps: Steps::default() }, handover));
                 }
                 // Sent only after the end of the handover.
-                ToSupervisor::Signal(_) | ToSupervisor::Winch | ToSupervisor::Turn { .. } => {}
+                ToSupervisor::Signal(_)
+                | ToSupervisor::Winch
+                | ToSupervisor::Turn { .. }
+                | ToSupervisor::Ping => {}
             }
         }
     }
@@ -88,6 +91,11 @@ impl HeartLine {
     /// Tells the heart that this supervisor is ready.
     pub async fn ready(&self) -> Result<(), WireError> {
         self.wire.send(&ToHeart::Ready, &[]).await
+    }
+
+    /// Answers a ping.
+    pub async fn pong(&self) -> Result<(), WireError> {
+        self.wire.send(&ToHeart::Pong, &[]).await
     }
 
     /// Tells the heart that the news that it handed over are on disk.

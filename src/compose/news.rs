@@ -114,7 +114,7 @@ fn write(sink: &Sink, named: impl IntoIterator<Item = Named>, there: &[RecordId]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent::protocol::ExitStatus;
+    use agent::protocol::{Death, ExitStatus};
     use redactor::{Redactor, SharedRedactor};
     use telemetry::audit::{AuditLog, Line, Lines, Options, open_all};
 
@@ -124,7 +124,7 @@ mod tests {
     async fn whoever_dies_over_it_each_is_on_record_once() {
         let state = tempfile::tempdir().unwrap();
         let redactor = SharedRedactor::new(Redactor::new::<&str>([]).unwrap());
-        let death = Some(ExitStatus::Signal(9));
+        let death = Death::Ended(ExitStatus::Signal(9));
         let mut before = Vec::new();
         for (deaths, written) in [(1_u32, 0), (2, 1), (3, 3), (4, 4)] {
             let log = AuditLog::open(state.path(), redactor.clone(), Options::default()).unwrap();

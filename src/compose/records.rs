@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use agent::protocol::ExitStatus;
+use agent::protocol::Death;
 use proxy::identity::Changed;
 use supervision::{Event as Happened, Failure, Report};
 use telemetry::audit::{
@@ -110,12 +110,16 @@ impl Told {
 }
 
 /// Returns events for the deaths of supervisors: `deaths` are the last ones of `restarts` in all.
-pub fn deaths(deaths: &[Option<ExitStatus>], restarts: u32) -> impl Iterator<Item = Event> {
+pub fn deaths(deaths: &[Death], restarts: u32) -> impl Iterator<Item = Event> {
     let before = u64::from(restarts).saturating_sub(deaths.len() as u64);
     (before + 1..).zip(deaths).map(|(number, death)| Event::Actor {
         name: "supervisor".into(),
         change: ActorChange::SupervisorRestarted,
-        failure: death.map(|status| status.to_string().into()),
+        failure: match death {
+            Death::Unknown => None,
+            Death::Ended(status) => Some(status.to_string().into()),
+            Death::Hung => Some("it hung, and was killed".into()),
+        },
         restarts: number,
     })
 }

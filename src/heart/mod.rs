@@ -22,6 +22,7 @@ mod slots;
 mod supervisor;
 mod terminal;
 mod turn;
+mod watchdog;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 use agent::launch::{self, Child, HeldSignals, NewInit};
 use agent::own::Role;
 use agent::plan::Ids;
-use agent::protocol::{Beginning, News, Slot, ToSupervisor};
+use agent::protocol::{Beginning, Death, News, Slot, ToSupervisor};
 use agent::wire::{self, Wire};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -48,6 +49,7 @@ pub use slots::Slots;
 use supervisor::Running;
 use terminal::Terminal;
 use turn::CageMove;
+use watchdog::Watchdog;
 
 /// How many packets are read before signals and deaths are looked at again: a compromised supervisor could
 /// send without end.
@@ -96,6 +98,7 @@ pub struct Heart {
     init: Child,
     signals: SignalFd,
     pace: Pace,
+    watchdog: Watchdog,
     restarts: u32,
     /// Events that no supervisor has recorded yet.
     news: News,
@@ -191,6 +194,7 @@ impl Heart {
             init,
             signals,
             pace: Pace::new(),
+            watchdog: Watchdog::started(Instant::now()),
             restarts: 0,
             news: News::default(),
             interrupted: None,
@@ -220,7 +224,7 @@ impl Heart {
                 },
                 Err(error) => {
                     fault(&format!("the supervisor could not be started: {error}"));
-                    self.supervisor_died(None);
+                    self.supervisor_died(Death::Unknown);
                 }
             }
             if let Some(ending) = self.alone() {
@@ -327,6 +331,7 @@ impl Heart {
             if turn::is_past(self.turn_by()) {
                 return Life::Turn;
             }
+            self.watch_over(running);
             self.reap_strangers(running);
         }
     }
@@ -347,7 +352,8 @@ impl Heart {
             PollFd::new(builder, when(self.builder.is_some())),
             PollFd::new(next.unwrap_or(nobody), when(next.is_some())),
         ];
-        let by = turn::earlier(turn::earlier(self.stop_by, self.turn_by()), self.look_by());
+        let by = [self.stop_by, self.turn_by(), self.look_by(), self.watch_by(running)];
+        let by = by.into_iter().flatten().min();
         match poll(&mut fds, timeout_at(by)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error),

@@ -11,14 +11,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use agent::launch::{self, Child, LaunchError, SupervisorSpec};
-use agent::protocol::{Beginning, ExitStatus, News, Slot, ToHeart, ToSupervisor};
+use agent::protocol::{Beginning, Death, News, Slot, ToHeart, ToSupervisor};
 use agent::wire::{self, Packet, Wire, WireError};
 use nix::sys::signal::Signal;
 
 use super::ending::Ending;
+use super::watchdog::{Due, Watchdog};
 use super::{Heart, Life, notify};
 use crate::children;
-use crate::console::warn;
+use crate::console::{fault, warn};
 use crate::plan::slot;
 
 /// How long to try to send a packet to a supervisor that doesn't read: its death will be seen soon.
@@ -31,6 +32,8 @@ pub(super) struct Running {
     /// Whether the operator was warned of an unreadable packet: a compromised supervisor could send nothing
     /// else.
     garbled: Cell<bool>,
+    /// Whether it hung, and was killed for it.
+    hung: Cell<bool>,
 }
 
 impl Running {
@@ -64,7 +67,8 @@ impl Heart {
         })?;
         drop(theirs);
         self.steps.done("heart: supervisor forked and executed");
-        let running = Running { child, wire, garbled: Cell::new(false) };
+        let running = Running { child, wire, garbled: Cell::new(false), hung: Cell::new(false) };
+        self.watchdog = Watchdog::started(Instant::now());
         for (name, fd) in self.slots.iter() {
             running.tell_with(&ToSupervisor::Handover { slot: name.clone() }, &[fd]);
         }
@@ -115,6 +119,7 @@ impl Heart {
                 Ok(Packet { body: ToHeart::Ready, .. }) => {
                     self.beginning = Beginning::Succession;
                     self.pace.ready(Instant::now());
+                    self.watchdog.ready(Instant::now());
                     notify::ready(self.plan.notify_socket.as_deref());
                     self.has_turned();
                 }
@@ -124,6 +129,7 @@ impl Heart {
                     self.init.kill();
                     self.over = Some(Ending::with(exit_code, message));
                 }
+                Ok(Packet { body: ToHeart::Pong, .. }) => self.watchdog.answered(),
                 Ok(Packet { body: ToHeart::OnRecord, .. }) => {
                     self.news = News::default();
                     // The next news are different events, though they may read the same.
@@ -175,11 +181,34 @@ impl Heart {
             let how = children::end_in_words(status);
             warn(&format!("the supervisor {how}: starting another; the agents keep running"));
         }
-        self.supervisor_died(status);
+        self.supervisor_died(if running.hung.get() { Death::Hung } else { status.into() });
         Life::Died
     }
 
-    pub(super) fn supervisor_died(&mut self, how: Option<ExitStatus>) {
+    /// When the watchdog is to be asked next. `None` where other limits hold, or it was killed already.
+    pub(super) fn watch_by(&self, running: &Running) -> Option<Instant> {
+        let is_ending = self.stop_by.is_some() || self.over.is_some() || self.is_turning();
+        (!is_ending && !running.hung.get()).then(|| self.watchdog.by())
+    }
+
+    /// Pings the supervisor when it is time, and kills one that answers no more.
+    pub(super) fn watch_over(&mut self, running: &Running) {
+        if self.watch_by(running).is_none() {
+            return;
+        }
+        match self.watchdog.due(Instant::now()) {
+            Due::Nothing => {}
+            // One whose buffer is full reads nothing: that counts as silence.
+            Due::Ping => drop(running.wire.send(&ToSupervisor::Ping, &[], Some(Duration::ZERO))),
+            Due::Kill => {
+                fault("the supervisor hangs: it is killed, so that another can follow");
+                running.hung.set(true);
+                running.child.kill();
+            }
+        }
+    }
+
+    pub(super) fn supervisor_died(&mut self, how: Death) {
         self.restarts = self.restarts.saturating_add(1);
         self.news.died(how);
     }

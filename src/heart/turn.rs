@@ -238,7 +238,7 @@ impl Heart {
         }
         drop(running.wire);
         if !finished {
-            self.supervisor_died(how);
+            self.supervisor_died(how.into());
         }
         if self.stop_by.is_some() {
             // The turn was given up when the sandbox was told to stop: the next supervisor stops what still

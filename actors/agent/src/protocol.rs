@@ -18,7 +18,7 @@ mod cage;
 mod heart;
 mod holders;
 
-pub use beginning::{Beginning, DEATHS_MAX, Moved, News};
+pub use beginning::{Beginning, DEATHS_MAX, Death, Moved, News};
 pub use building::{FromBuilder, ToBuilder};
 pub use cage::{CageFailure, CageReport, Check, Missing};
 pub use heart::{MAX_SLOT_NAME, MAX_SLOTS, Slot, ToHeart, ToSupervisor};

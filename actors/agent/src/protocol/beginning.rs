@@ -22,11 +22,27 @@ pub enum Beginning {
 /// [`super::ToHeart::OnRecord`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct News {
-    /// How supervisors died, oldest first, the last [`DEATHS_MAX`] of them. `None` for one that could not be
-    /// started.
-    pub deaths: Vec<Option<ExitStatus>>,
+    /// How supervisors died, oldest first, the last [`DEATHS_MAX`] of them.
+    pub deaths: Vec<Death>,
     /// The agents have moved to another cage, or are back in their own.
     pub moved: Option<Moved>,
+}
+
+/// How a supervisor died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Death {
+    /// It could not be started, or nobody knows how it ended.
+    Unknown,
+    /// It ended by itself, or somebody ended it.
+    Ended(ExitStatus),
+    /// It did nothing any more, and the heart killed it.
+    Hung,
+}
+
+impl From<Option<ExitStatus>> for Death {
+    fn from(status: Option<ExitStatus>) -> Self {
+        status.map_or(Self::Unknown, Self::Ended)
+    }
 }
 
 /// Deaths of supervisors that are remembered until they are on record. Each is numbered there, so that a gap
@@ -43,7 +59,7 @@ pub struct Moved {
 
 impl News {
     /// Notes that a supervisor died.
-    pub fn died(&mut self, how: Option<ExitStatus>) {
+    pub fn died(&mut self, how: Death) {
         if self.deaths.len() >= DEATHS_MAX {
             self.deaths.remove(0);
         }
@@ -58,8 +74,8 @@ mod tests {
     #[test]
     fn the_last_deaths_are_remembered() {
         let mut news = News::default();
-        (0..100).for_each(|code| news.died(Some(ExitStatus::Code(code))));
+        (0..100).for_each(|code| news.died(Death::Ended(ExitStatus::Code(code))));
         assert_eq!(news.deaths.len(), DEATHS_MAX);
-        assert_eq!(news.deaths.last(), Some(&Some(ExitStatus::Code(99))));
+        assert_eq!(news.deaths.last(), Some(&Death::Ended(ExitStatus::Code(99))));
     }
 }

@@ -47,6 +47,8 @@ pub enum ToSupervisor {
     Signal(i32),
     /// The operator's terminal changed its size (SIGWINCH).
     Winch,
+    /// Are you there? Sent only to a supervisor that is ready. One that leaves several unanswered is killed.
+    Ping,
 }
 
 /// A packet from the supervisor to the heart.
@@ -64,6 +66,8 @@ pub enum ToHeart {
     },
     /// The supervision tree is up.
     Ready,
+    /// The answer to a [`ToSupervisor::Ping`].
+    Pong,
     /// The [`News`] that it was handed are on disk.
     OnRecord,
     /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow,
