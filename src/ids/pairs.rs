@@ -19,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent::launch::pause;
+use agent::launch::{pause, user_has_processes};
 use nix::sys::stat::{major, minor};
 use nix::unistd::geteuid;
 
@@ -230,17 +230,9 @@ fn closed_to_others(file: &File, bits: u32, what: &str, path: &Path) -> io::Resu
     )))
 }
 
-/// Whether a process runs under either id of a pair (proc_pid_status(5): real, effective, saved and
-/// filesystem id).
+/// Whether a process runs under either id of a pair. A sandbox's processes have it as their real id.
 pub fn runs(first: u32) -> bool {
-    let of_pair = |id: &str| id.parse().is_ok_and(|id: u32| id == first || id == first + 1);
-    fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
-        let named = entry.file_name();
-        let is_process = named.as_bytes().iter().all(u8::is_ascii_digit);
-        let status = is_process.then(|| fs::read_to_string(entry.path().join("status")).ok()).flatten();
-        let ids = status.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("Uid:")));
-        ids.is_some_and(|ids| ids.split_whitespace().any(of_pair))
-    })
+    [first, first + 1].into_iter().any(user_has_processes)
 }
 
 #[cfg(test)]

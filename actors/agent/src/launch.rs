@@ -24,6 +24,8 @@ pub use new_init::{Foundation, NewInit, Parent, clone_init};
 pub use proven::{Unproven, proven};
 pub use stay::stay_behind;
 
+pub use crate::sys::process::user_has_processes;
+
 use cgroup::{Cgroup, CgroupError};
 
 use crate::plan::{Ids, PlanError};

@@ -116,6 +116,16 @@ pub(crate) fn set_niceness(pid: i32, nice: i32) -> io::Result<()> {
     check_int(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid.cast_unsigned(), nice) }).map(drop)
 }
 
+/// Whether a process of this pid namespace has this real user id (getpriority(2): ESRCH if none). Asked for
+/// id 0, it is this process's own.
+pub fn user_has_processes(uid: u32) -> bool {
+    nix::errno::Errno::clear();
+    // SAFETY: integers only.
+    let lowest = unsafe { libc::getpriority(libc::PRIO_USER, uid) };
+    // -1 is a nice value, too.
+    lowest != -1 || nix::errno::Errno::last() != nix::errno::Errno::ESRCH
+}
+
 /// How many supplementary groups there are.
 pub(crate) fn group_count() -> io::Result<usize> {
     // SAFETY: size 0 asks for the count only.
