@@ -7,6 +7,7 @@ use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::time::Instant;
 
+use agent::isolation::shown;
 use agent::launch::{Errand, MAX_ANSWER};
 use agent::wire::Wire;
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,6 @@ fn look(work: &Work<'_>, plan: &Plan, wish: Wish) -> Result<Option<(Plan, Vec<St
     }
     next.cage = work.site.cage(&plan.cage, candidate.policy())?;
     let warnings = candidate.warnings().items().iter().map(|item| item.message.clone());
-    let warnings = warnings.chain(reach::answered(&next.cage)).collect();
+    let warnings = warnings.chain(reach::answered(&shown::places(&next.cage))).collect();
     Ok(Some((next, warnings)))
 }

@@ -6,8 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use agent::isolation::links;
-use agent::isolation::shown::{Place, places};
-use agent::plan::CagePlan;
+use agent::isolation::shown::Place;
 
 use crate::failure::Failure;
 
@@ -24,15 +23,14 @@ pub struct Apart {
 }
 
 impl Apart {
-    /// Refuses a cage in which agents could read one of the keys, or change what decides about them.
+    /// Refuses a cage in whose places agents could read one of the keys, or change what decides about them.
     ///
     /// # Errors
     /// Which file it is, and the remedy.
-    pub fn keep_out(&self, cage: &CagePlan) -> Result<(), Failure> {
-        let places = places(cage);
-        self.keep_keys_out(&places)?;
-        self.keep_roots_out(&places)?;
-        self.deciding.iter().try_for_each(|(what, file)| refuse_changeable(what, file, &places))
+    pub fn keep_out(&self, places: &[Place]) -> Result<(), Failure> {
+        self.keep_keys_out(places)?;
+        self.keep_roots_out(places)?;
+        self.deciding.iter().try_for_each(|(what, file)| refuse_changeable(what, file, places))
     }
 
     /// Refuses places in which agents could change the operator's roots.

@@ -13,6 +13,7 @@ pub mod reach;
 
 use std::path::{Path, PathBuf};
 
+use agent::isolation::shown;
 use agent::plan::{CagePlan, Paths};
 use policy::Policy;
 
@@ -49,7 +50,7 @@ impl Site {
         let (changes, before) = (None, &before.written_before);
         let chosen = Chosen { state: &self.state, changes, ids, hidden, before, quiet: self.quiet };
         shape(&mut cage, policies::paths(policy), self.root.as_deref(), &chosen)?;
-        self.apart.keep_out(&cage)?;
+        self.apart.keep_out(&shown::places(&cage))?;
         check(&cage)?;
         Ok(cage)
     }

@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 
-use agent::isolation::shown::{self, places};
+use agent::isolation::shown::{self, Place};
 use agent::plan::{CagePlan, PathRule, WORKSPACE};
 
-/// Returns warnings about sockets that agents can see and on which a process of the host answers.
-pub fn answered(cage: &CagePlan) -> Vec<String> {
+/// Returns warnings about sockets in these places, which agents see, and on which a process of the host
+/// answers.
+pub fn answered(places: &[Place]) -> Vec<String> {
     let told = |socket: PathBuf| {
         let mend = "move it out of the workspace, or of what the policy shows, if they should not";
         format!("a process of the host answers on {}, and agents can speak to it: {mend}", socket.display())
     };
-    shown::answered(&places(cage)).into_iter().map(told).collect()
+    shown::answered(places).into_iter().map(told).collect()
 }
 
 /// Returns warnings about paths in the workspace that the policy protects only if they exist (`best_effort`),

@@ -1,7 +1,6 @@
 //! The files named at a start that the agents must not read or change. See [`Apart`].
 
-use agent::isolation::shown::places;
-use agent::plan::CagePlan;
+use agent::isolation::shown::Place;
 
 use crate::console::warn;
 use crate::failure::Failure;
@@ -13,23 +12,22 @@ use crate::start::{Wanted, secrets};
 /// The policy's own file, as messages call it.
 const POLICY: &str = "policy";
 
-/// Refuses a start if the agents could read a key or change the operator's roots, and refuses a service if
-/// they could change any file that decides about them: a service restarts unattended. A run goes on with what
-/// was just read, with a warning; its policy file isn't watched then.
+/// Refuses a start if in these places the agents could read a key or change the operator's roots, and refuses
+/// a service if they could change any file that decides about them: a service restarts unattended. A run goes
+/// on with what was just read, with a warning; its policy file isn't watched then.
 ///
 /// # Errors
 /// Which file it is, and the remedy.
-pub fn keep_out(wanted: &mut Wanted, cage: &CagePlan) -> Result<Apart, Failure> {
+pub fn keep_out(wanted: &mut Wanted, places: &[Place]) -> Result<Apart, Failure> {
     let apart = of(wanted)?;
     if wanted.mode == Mode::Service {
-        apart.keep_out(cage)?;
+        apart.keep_out(places)?;
         return Ok(apart);
     }
-    let places = places(cage);
-    apart.keep_keys_out(&places)?;
-    apart.keep_roots_out(&places)?;
+    apart.keep_keys_out(places)?;
+    apart.keep_roots_out(places)?;
     for (what, file) in &apart.deciding {
-        if !is_changeable(file, &places)? {
+        if !is_changeable(file, places)? {
             continue;
         }
         if !wanted.quiet {

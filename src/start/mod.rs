@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent::isolation::shown;
 use agent::launch::{Foundation, NewInit, Parent};
 use agent::plan::{CagePlan, Control};
 use agent::protocol::Slot;
@@ -224,10 +225,11 @@ fn cage(
     site::shape(&mut cage, paths, wanted.root.as_deref(), &chosen)?;
     cage.root.iter().try_for_each(|other| door::is_text("--root, `root`", &other.path))?;
     ids::own(claim, ids)?;
-    let apart = apart::keep_out(wanted, &cage)?;
+    let shown = shown::places(&cage);
+    let apart = apart::keep_out(wanted, &shown)?;
     site::check(&cage)?;
     if !wanted.quiet {
-        reach::answered(&cage).iter().chain(&reach::unprotected(&cage)).for_each(|text| warn(text));
+        reach::answered(&shown).iter().chain(&reach::unprotected(&cage)).for_each(|text| warn(text));
     }
     let news = places::gather(&claim.dir, &mut cage)?;
     Ok((cage, apart, news))

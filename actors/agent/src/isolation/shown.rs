@@ -18,24 +18,28 @@ pub struct Place {
     pub writable: bool,
 }
 
+impl Place {
+    /// What a path leads to; `None` where nothing is.
+    fn real(path: &Path, writable: bool) -> Option<Self> {
+        Some(Self { path: std::fs::canonicalize(path).ok()?, writable })
+    }
+}
+
 /// Returns every real place of the host in which the agents can read. With another root that is the whole
 /// root, since the policy's paths are resolved in it and not here; what agents write over it lies in its
 /// overlay.
 pub fn places(plan: &CagePlan) -> Vec<Place> {
-    let of_root = match &plan.root {
+    let mut places = match &plan.root {
         None => named(plan),
         Some(root) => {
-            let overlay = root.overlay.clone().map(|path| (path, true));
-            [(root.path.clone(), false)].into_iter().chain(overlay).collect()
+            let overlay = root.overlay.iter().filter_map(|path| Place::real(path, true));
+            Place::real(&root.path, false).into_iter().chain(overlay).collect()
         }
     };
     // If a part of the workspace is writable, all of it counts as writable.
     let writable = plan.paths.read_write.iter().any(|rule| rule.path.starts_with(WORKSPACE));
-    of_root
-        .into_iter()
-        .chain([(plan.workspace.clone(), writable)])
-        .filter_map(|(path, writable)| Some(Place { path: std::fs::canonicalize(path).ok()?, writable }))
-        .collect()
+    places.extend(Place::real(&plan.workspace, writable));
+    places
 }
 
 /// Returns every real place of the host that the agents of a plan can write, or could in earlier cages: later
@@ -77,18 +81,17 @@ fn paths_of(bound: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
     })
 }
 
-/// Returns the host's paths that the policy names, and those that are shown with them; not what the sandbox
+/// Returns the host's places that the policy names, and those that are shown with them; not what the sandbox
 /// has of its own.
-fn named(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
-    let paths = paths::policy_paths(plan).into_iter().filter(|(path, _)| !path.starts_with("/etc"));
-    let is_hosts = |path: &Path| {
-        let real = std::fs::canonicalize(path);
-        !is_provided(path) && real.is_ok_and(|real| !is_provided(&real) && real != Path::new("/"))
-    };
-    let paths = paths.filter(|(path, _)| is_hosts(path));
+fn named(plan: &CagePlan) -> Vec<Place> {
+    let paths = paths::policy_paths(plan).into_iter();
+    let paths = paths
+        .filter(|(path, _)| !path.starts_with("/etc") && !is_provided(path))
+        .filter_map(|(path, writable)| Place::real(&path, writable))
+        .filter(|place| !is_provided(&place.path) && place.path != Path::new("/"));
     // Links in /etc stay links: they show nothing that isn't shown where they lead.
     let etc = etc::names(plan).into_iter().filter(|(path, _)| !path.is_symlink());
-    paths.chain(etc).collect()
+    paths.chain(etc.filter_map(|(path, writable)| Place::real(&path, writable))).collect()
 }
 
 #[cfg(test)]
