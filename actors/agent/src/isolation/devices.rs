@@ -64,14 +64,10 @@ impl Collected {
         let safe = Attributes::NO_SUID.and(Attributes::NO_EXEC);
         let mut devices = Vec::new();
         for path in DEVICES {
-            match sys::mount::clone_tree(Path::new(path)) {
-                Ok(mount) => {
-                    // Read-only protects the node (its mode and times); the device itself can still be read
-                    // and written.
-                    sys::mount::set_attributes(mount.as_fd(), safe.and(Attributes::READ_ONLY), false)
-                        .map_err(at(*path))?;
-                    devices.push((*path, mount));
-                }
+            // Read-only protects the node (its mode and times); the device itself can still be read and
+            // written.
+            match sys::mount::clone_tree(Path::new(path), safe.and(Attributes::READ_ONLY)) {
+                Ok(mount) => devices.push((*path, mount)),
                 Err(_) if OPTIONAL.contains(path) => {}
                 Err(error) => return Err(at(format!("binding {path}"))(error)),
             }

@@ -137,9 +137,8 @@ impl Collected {
             self.links.push((path, target));
             return;
         }
-        let Ok((mount, meta)) = sys::beneath::clone_real(&real) else { return };
         let attributes = if writable { modes.writable } else { modes.read_only };
-        if sys::mount::set_attributes(mount.as_fd(), attributes.and(Attributes::NO_EXEC), true).is_ok() {
+        if let Ok((mount, meta)) = sys::beneath::clone_real(&real, attributes.and(Attributes::NO_EXEC)) {
             self.bound.push(Bound { path, directory: meta.is_dir(), writable, mount });
         }
     }
@@ -273,6 +272,6 @@ fn cover_each(root: BorrowedFd<'_>, ours: &Path, places: &[&str]) -> Result<bool
 }
 
 fn cover(root: BorrowedFd<'_>, ours: &Path, place: &Path) -> Result<(), Failed> {
-    let mount = sys::mount::clone_tree(ours).map_err(at("certificate bundle"))?;
+    let mount = sys::mount::clone_tree(ours, Attributes::NONE).map_err(at("certificate bundle"))?;
     attach(root, mount.as_fd(), place)
 }

@@ -17,7 +17,7 @@ use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
 };
-use std::fs::File;
+use nix::sys::stat::fstat;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -177,10 +177,9 @@ impl Making {
         access: BitFlags<AccessFs>,
     ) -> Result<(), LandlockError> {
         let missing = |_: io::Error| LandlockError::Missing(path.to_owned());
-        let meta =
-            place.as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata()).map_err(missing)?;
+        let kind = fstat(place.as_fd()).map_err(|error| missing(error.into()))?.st_mode & libc::S_IFMT;
         // Rights on what is in a directory make no sense on a file, and the kernel refuses them.
-        let access = if meta.is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
+        let access = if kind == libc::S_IFDIR { access } else { access & AccessFs::from_file(NEWEST) };
         (&mut self.ruleset).add_rule(PathBeneath::new(place, access))?;
         Ok(())
     }
@@ -195,13 +194,9 @@ fn open_named(path: &Path, agents: &[PathBuf]) -> Result<OwnedFd, LandlockError>
         Astray::Changeable(_) => redirected(),
         Astray::Io(error) => missing(error),
     })?;
-    let root = File::open("/").map_err(missing)?;
-    let below = real.strip_prefix("/").ok().filter(|below| *below != Path::new(""));
-    sys::beneath::open_place(root.as_fd(), below.unwrap_or(Path::new("."))).map_err(|error| {
-        match error.raw_os_error() {
-            Some(libc::ELOOP) => redirected(),
-            _ => missing(error),
-        }
+    sys::beneath::open_real(&real).map_err(|error| match error.raw_os_error() {
+        Some(libc::ELOOP) => redirected(),
+        _ => missing(error),
     })
 }
 

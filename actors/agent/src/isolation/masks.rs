@@ -84,9 +84,7 @@ pub(super) fn apply(root: BorrowedFd<'_>) -> Result<(), Failed> {
     make_dir(directory, 0o555)?;
     for (empty, covered) in [(file, FILES), (directory, DIRECTORIES)] {
         for path in covered.iter().map(Path::new).filter(|path| path.exists()) {
-            let cover = sys::mount::clone_tree(empty).map_err(at("making a cover for /proc"))?;
-            sys::mount::set_attributes(cover.as_fd(), COVER, false)
-                .map_err(at("making a cover for /proc"))?;
+            let cover = sys::mount::clone_tree(empty, COVER).map_err(at("making a cover for /proc"))?;
             attach(root, cover.as_fd(), path)?;
         }
     }

@@ -42,10 +42,9 @@ pub(super) fn within<T>(
 ) -> Result<T, Failed> {
     let opened = |given: Option<OwnedFd>, path: &Path| match given {
         Some(mount) => Ok(mount),
-        None => match sys::beneath::clone_real(path) {
-            Ok((mount, _)) => Ok(mount),
-            Err(error) => Err(at(format!("opening {}", path.display()))(error)),
-        },
+        None => sys::beneath::clone_real(path, Attributes::NONE)
+            .map(|(mount, _)| mount)
+            .map_err(at(format!("opening {}", path.display()))),
     };
     // Both before anything is attached, which could cover them.
     let tree = opened(mounts.tree, &root.path)?;

@@ -114,9 +114,8 @@ pub(super) fn collect_sys(modes: Modes) -> Result<Vec<Shown>, Failed> {
 }
 
 fn bind(path: PathBuf, writable: bool, modes: Modes) -> Result<Shown, Failed> {
-    let step = || at(format!("binding {}", path.display()));
-    let (mount, meta) = sys::beneath::clone_real(&path).map_err(step())?;
-    sys::mount::set_attributes(mount.as_fd(), modes.for_use(writable), true).map_err(step())?;
+    let (mount, meta) = sys::beneath::clone_real(&path, modes.for_use(writable))
+        .map_err(at(format!("binding {}", path.display())))?;
     Ok(Shown { path, mount, directory: meta.is_dir(), writable })
 }
 
@@ -238,8 +237,7 @@ pub(super) fn mount_workspace(plan: &CagePlan, workspace: BorrowedFd<'_>) -> Res
         if above.is_some_and(|(_, mode)| *mode == writable) {
             continue;
         }
-        let mount = sys::mount::clone_tree_at(place.as_fd()).map_err(|error| in_workspace(&path, error))?;
-        sys::mount::set_attributes(mount.as_fd(), modes.for_use(writable), true)
+        let mount = sys::mount::clone_tree_at(place.as_fd(), modes.for_use(writable))
             .map_err(|error| in_workspace(&path, error))?;
         mounts.push((path.clone(), mount));
         placed.push((path, writable));

@@ -84,13 +84,13 @@ impl Collection {
         };
         shown.extend(paths::collect_sys(modes)?);
         if plan.sabotaged(Control::Root) {
-            let mount = sys::mount::clone_tree(Path::new("/")).map_err(at("binding /"))?;
+            let mount = sys::mount::clone_tree(Path::new("/"), Attributes::NONE).map_err(at("binding /"))?;
             shown.push(Shown { path: "/mnt".into(), mount, directory: true, writable: false });
         }
         let workspace = match handed.workspace {
             Some(mount) => mount,
             None => {
-                sys::beneath::clone_real(&plan.workspace)
+                sys::beneath::clone_real(&plan.workspace, Attributes::NONE)
                     .map_err(at(format!("opening the workspace {}", plan.workspace.display())))?
                     .0
             }
@@ -184,7 +184,7 @@ impl Collection {
         make_dir(Path::new(RUN_DIR), 0o755)?;
         attach(root, dir, RUN_DIR)?;
         // Only now: before Linux 6.15 a mount that isn't attached can't be copied.
-        let writable = sys::mount::clone_tree_at(dir).map_err(at("run directory"))?;
+        let writable = sys::mount::clone_tree_at(dir, Attributes::NONE).map_err(at("run directory"))?;
         sys::mount::set_attributes(dir, Attributes::READ_ONLY, false).map_err(at("run directory"))?;
         Ok(writable)
     }

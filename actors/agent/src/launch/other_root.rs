@@ -7,6 +7,7 @@ use super::{LaunchError, system};
 use crate::isolation::other_root::Mounts;
 use crate::plan::{CagePlan, Id, Ids};
 use crate::sys;
+use crate::sys::mount::Attributes;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
@@ -19,8 +20,8 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Mounts, LaunchError> {
         let (path, mend) = (root.path.display().to_string(), mend.to_owned());
         move |source| LaunchError::Root { path, what, source, mend }
     };
-    let (tree, meta) =
-        sys::beneath::clone_real(&root.path).map_err(fault("can't be opened", "does it still exist?"))?;
+    let (tree, meta) = sys::beneath::clone_real(&root.path, Attributes::NONE)
+        .map_err(fault("can't be opened", "does it still exist?"))?;
     let owner = Id { uid: meta.uid(), gid: meta.gid() };
     if (root.image || root.overlay.is_some()) && owner.uid != sandbox.uid {
         let mapping =
@@ -38,7 +39,7 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Mounts, LaunchError> {
     let overlay = root
         .overlay
         .as_deref()
-        .map(|path| sys::beneath::clone_real(path).map(|(mount, _)| mount))
+        .map(|path| sys::beneath::clone_real(path, Attributes::NONE).map(|(mount, _)| mount))
         .transpose()
         .map_err(fault("has an overlay that can't be opened", "does the state directory still exist?"))?;
     Ok(Mounts { tree: Some(tree), overlay })

@@ -4,6 +4,7 @@
 use super::{LaunchError, system};
 use crate::plan::{CagePlan, Id, Ids};
 use crate::sys;
+use crate::sys::mount::Attributes;
 use crate::sys::process::Cloned;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,8 +20,8 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Option<OwnedFd>, LaunchError> 
     };
     let chown = format!("chown -R {}:{} {path}, or choose another workspace", sandbox.uid, sandbox.gid);
     let mend = "create it first; a link that stands in its way was put there since the sandbox started";
-    let (tree, meta) =
-        sys::beneath::clone_real(&plan.workspace).map_err(fault("can't be opened", mend.into()))?;
+    let (tree, meta) = sys::beneath::clone_real(&plan.workspace, Attributes::NONE)
+        .map_err(fault("can't be opened", mend.into()))?;
     if !meta.is_dir() {
         return Err(fault("isn't a directory", "name one".into())(io::ErrorKind::NotADirectory.into()));
     }

@@ -1,26 +1,34 @@
 //! openat2(2) for trees that someone hostile owns: beneath a directory, through no link of any kind.
 
 use super::check;
+use super::mount::Attributes;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::Path;
+
+/// Through no link of any kind.
+const NO_LINKS: u64 = libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
 
 fn open(directory: BorrowedFd<'_>, name: &[u8], flags: i32) -> io::Result<OwnedFd> {
+    openat2(directory.as_raw_fd(), name, flags, libc::RESOLVE_BENEATH | NO_LINKS)
+}
+
+fn openat2(directory: i32, name: &[u8], flags: i32, resolve: u64) -> io::Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: an all-zero open_how is valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
-    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
+    how.resolve = resolve;
     // SAFETY: a C string, and a structure whose true size is given.
     let fd = check(unsafe {
         libc::syscall(
             libc::SYS_openat2,
-            directory.as_raw_fd(),
+            directory,
             name.as_ptr(),
             &raw const how,
             size_of::<libc::open_how>(),
@@ -40,12 +48,20 @@ pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &str) -> io::Result<Own
     open(directory, name.as_bytes(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
 }
 
-/// Opens what a resolved path names now and returns a detached, recursive clone of the mounts there, with its
-/// metadata. Follows no link: one that is there now was put there after the path was resolved.
-pub(crate) fn clone_real(path: &Path) -> io::Result<(OwnedFd, std::fs::Metadata)> {
-    let root = std::fs::File::open("/")?;
-    let place = std::fs::File::from(open_place(root.as_fd(), path.strip_prefix("/").unwrap_or(path))?);
-    Ok((super::mount::clone_tree_at(place.as_fd())?, place.metadata()?))
+/// Opens what a resolved path names now, as a mere reference (`O_PATH`). The path must be absolute, without
+/// `..`. Follows no link: one that is there now was put there after the path was resolved.
+pub(crate) fn open_real(path: &Path) -> io::Result<OwnedFd> {
+    if !path.is_absolute() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    openat2(libc::AT_FDCWD, path.as_os_str().as_bytes(), libc::O_PATH, NO_LINKS)
+}
+
+/// As [`open_real`], and returns a detached, recursive copy of the mounts there, with these attributes, and
+/// what is known of the place.
+pub(crate) fn clone_real(path: &Path, attributes: Attributes) -> io::Result<(OwnedFd, std::fs::Metadata)> {
+    let place = std::fs::File::from(open_real(path)?);
+    Ok((super::mount::clone_tree_at(place.as_fd(), attributes)?, place.metadata()?))
 }
 
 /// Opens anything that isn't a link, as a mere reference (`O_PATH`); `path` may have several components.
@@ -62,25 +78,20 @@ pub(crate) fn make_place(top: BorrowedFd<'_>, path: &Path, is_directory: bool) -
         // Inside a read-only mount nothing can be made, and nothing needs to.
         there => return there,
     }
-    let names: Vec<&OsStr> = path.components().filter_map(plain).collect();
-    let mut place = open_place(top, Path::new("."))?;
-    for (at, name) in names.iter().enumerate() {
-        if is_directory || at + 1 < names.len() {
-            is_there(mkdirat(&place, *name, Mode::from_bits_truncate(0o755)))?;
-        } else {
-            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-            is_there(openat(&place, *name, flags, Mode::from_bits_truncate(0o644)).map(drop))?;
-        }
-        place = open_place(place.as_fd(), Path::new(name))?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let parent = match parent == Path::new("") {
+        true => top.try_clone_to_owned()?,
+        false => make_place(top, parent, true)?,
+    };
+    if is_directory {
+        is_there(mkdirat(&parent, name, Mode::from_bits_truncate(0o755)))?;
+    } else {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        is_there(openat(&parent, name, flags, Mode::from_bits_truncate(0o644)).map(drop))?;
     }
-    Ok(place)
-}
-
-fn plain(part: Component<'_>) -> Option<&OsStr> {
-    match part {
-        Component::Normal(name) => Some(name),
-        _ => None,
-    }
+    open_place(parent.as_fd(), Path::new(name))
 }
 
 fn is_there(made: nix::Result<()>) -> io::Result<()> {

@@ -36,25 +36,26 @@ unsafe fn made(result: libc::c_long) -> io::Result<OwnedFd> {
     check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// A detached, recursive copy of what is mounted at a path.
-pub(crate) fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
-    open_tree(libc::AT_FDCWD, &c_path(path)?, libc::AT_RECURSIVE as u32)
+/// A detached, recursive copy of what is mounted at a path, with these attributes.
+pub(crate) fn clone_tree(path: &Path, attributes: Attributes) -> io::Result<OwnedFd> {
+    open_tree(libc::AT_FDCWD, &c_path(path)?, libc::AT_RECURSIVE as u32, attributes)
 }
 
 /// As [`clone_tree`], of a descriptor, which must be on a mount in this namespace (before Linux 6.15 a
 /// detached one won't do).
-pub(crate) fn clone_tree_at(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    open_tree(fd.as_raw_fd(), c"", (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as u32)
+pub(crate) fn clone_tree_at(fd: BorrowedFd<'_>, attributes: Attributes) -> io::Result<OwnedFd> {
+    open_tree(fd.as_raw_fd(), c"", (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as u32, attributes)
 }
 
 /// The copy is made private. The copy of a shared mount (systemd makes all of a host's so) would be in its
 /// peer group, and what is mounted, covered or unmounted in the sandbox would be on the host as well, and in
 /// every other sandbox that shows the place (mount_namespaces(7)).
-fn open_tree(dir: i32, path: &CStr, flags: u32) -> io::Result<OwnedFd> {
+fn open_tree(dir: i32, path: &CStr, flags: u32, attributes: Attributes) -> io::Result<OwnedFd> {
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | flags;
     // SAFETY: the path is a C string; integers else. The call makes a descriptor.
     let tree = unsafe { made(libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags)) }?;
-    let private = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    let private =
+        libc::mount_attr { attr_set: attributes.0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     set_attr(tree.as_fd(), true, &private)?;
     Ok(tree)
 }
