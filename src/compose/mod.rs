@@ -123,6 +123,7 @@ fn processors() -> usize {
 }
 
 async fn supervise() -> Result<(), Refused> {
+    agent::own::grow_heap();
     // The kernel sends SIGTERM when the heart dies. It is caught here, and the closed channel tells the
     // death: this process must still remove the sockets in the state directory.
     let _taken = signal(SignalKind::terminate())?;

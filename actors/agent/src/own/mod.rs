@@ -152,6 +152,16 @@ pub fn share_heaps() {
     sys::process::limit_heaps(HEAPS, KEPT);
 }
 
+/// Lets the heap that this thread uses grow in a few steps to what a start takes. Every heap but the first
+/// grows page by page, each time with a system call. Memory that isn't used costs nothing.
+pub fn grow_heap() {
+    /// Below the size from which a piece gets a mapping of its own (mallopt(3), M_MMAP_THRESHOLD).
+    const PIECE: usize = 96 << 10;
+    let pieces = [(); 8].map(|()| Vec::<u8>::with_capacity(PIECE));
+    // All must be there at one time: freed together, they stay the heap's.
+    std::hint::black_box(&pieces);
+}
+
 /// Raises the limit on descriptors to `own`, or to as many as init needs for its agents if that is more; at
 /// most to the hard limit, which root raises too. A limit that is higher already stays.
 ///
