@@ -223,14 +223,7 @@ async fn build(
         names: (capture::resolver(&stores), names),
         forwards: forwards::handed_over(&plan.forwards, handover)?,
     };
-    let loader = policy::Loader::new(
-        stores.policy.clone(),
-        plan.policy.watch.clone(),
-        stores.presets.clone(),
-        stores.policy_seen,
-        records::policy_loaded(stores.policy.clone(), stores.audit.sink()),
-    )
-    .with_approved(stores.approvals.as_ref().map(approvals::ApprovalDesk::entries).unwrap_or_default());
+    let loader = loader(&plan, &stores);
     let policy_kept = keep_policy(&loader, heart, plan.cages_before);
     let (ending, told_to_end) = mpsc::channel(1);
     let desk = Arc::new(ControlApi {
@@ -256,11 +249,7 @@ async fn build(
         restarts: handover.restarts,
         beginning: handover.beginning,
     });
-    let owner = match plan.cage.ids {
-        Ids::Rooted { .. } => operator::Owner::root(),
-        _ => operator::Owner::this_process(),
-    };
-    let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), owner, &init);
+    let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), owner(&plan), &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
     tokio::spawn(records::reports(heard, stores.audit.sink(), desk.agents.clone()));
@@ -277,6 +266,24 @@ async fn build(
     let _ = desk.tree.set(tree);
     heart.steps.done("supervisor: agents started");
     Ok((desk, told_to_end))
+}
+
+/// What the reloader works on: the store, the watched file and what was last seen of it, presets and
+/// approvals.
+fn loader(plan: &Plan, stores: &Stores) -> policy::Loader {
+    let told = records::policy_loaded(stores.policy.clone(), stores.audit.sink());
+    let approved = stores.approvals.as_ref().map(approvals::ApprovalDesk::entries).unwrap_or_default();
+    let watched = plan.policy.watch.clone();
+    policy::Loader::new(stores.policy.clone(), watched, stores.presets.clone(), stores.policy_seen, told)
+        .with_approved(approved)
+}
+
+/// The user to whom the control socket answers, beside root.
+fn owner(plan: &Plan) -> operator::Owner {
+    match plan.cage.ids {
+        Ids::Rooted { .. } => operator::Owner::root(),
+        Ids::Rootless { .. } => operator::Owner::this_process(),
+    }
 }
 
 /// Returns the agents and the specs of their actors. Resumes the output that a predecessor left in pipes.
