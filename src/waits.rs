@@ -20,9 +20,12 @@ pub const WISH_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the check of everything that a policy names may take: it takes milliseconds, or seconds if a
 /// network file system has to be mounted first.
 pub const LOOK_PATIENCE: Duration = Duration::from_secs(15);
-/// How long a supervisor may take to become ready: beyond the cage's proof it has little to wait for. One
-/// that takes longer is killed, and another is tried.
+/// How long a supervisor may take to become ready, beside the starts of its agents. One that takes longer is
+/// killed, and another is tried.
 pub const READY_WITHIN: Duration = Duration::from_secs(120);
+/// How much longer for each agent: they start one after the other, and a program may lie on a slow file
+/// system.
+pub const AGENT_READY_WITHIN: Duration = Duration::from_secs(30);
 /// The time between two pings of a supervisor that is ready (`src/heart/watchdog.rs`).
 pub const PING_EVERY: Duration = Duration::from_secs(10);
 /// How long a command expects a supervisor's start to take at most.
@@ -57,6 +60,7 @@ mod tests {
             ("WISH_PATIENCE", WISH_PATIENCE),
             ("LOOK_PATIENCE", LOOK_PATIENCE),
             ("READY_WITHIN", READY_WITHIN),
+            ("AGENT_READY_WITHIN", AGENT_READY_WITHIN),
             ("PING_EVERY", PING_EVERY),
             ("of_a_stop", of_a_stop(STOP_GRACE)),
             ("of_a_move", of_a_move()),

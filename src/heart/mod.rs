@@ -194,7 +194,7 @@ impl Heart {
             init,
             signals,
             pace: Pace::new(),
-            watchdog: Watchdog::started(Instant::now()),
+            watchdog: Watchdog::started(Instant::now(), 0),
             restarts: 0,
             news: News::default(),
             interrupted: None,
@@ -326,12 +326,14 @@ impl Heart {
                 return Life::End(ending);
             }
             if turn::is_past(self.stop_by) {
-                return Life::End(Ending::stopped("the stop took too long: ended by force"));
+                return Life::End(self.out_of_time());
             }
             if turn::is_past(self.turn_by()) {
                 return Life::Turn;
             }
-            self.watch_over(running);
+            if let Some(life) = self.watch_over(running) {
+                return life;
+            }
             self.reap_strangers(running);
         }
     }
@@ -362,6 +364,17 @@ impl Heart {
         let [signalled, packets, supervisor_died, init_died, built, next_cage_died] =
             fds.map(|fd| fd.any().unwrap_or(false));
         Ok(Ready { signalled, packets, supervisor_died, init_died, built, next_cage_died })
+    }
+
+    /// How a sandbox ends whose supervisor has had all the time for its end that there is.
+    fn out_of_time(&mut self) -> Ending {
+        match self.over.take() {
+            Some(over) => {
+                warn("the supervisor does not finish: its last records are not known to be written");
+                over
+            }
+            None => Ending::stopped("the stop took too long: ended by force"),
+        }
     }
 
     fn init_ended(&mut self) -> Ending {

@@ -11,16 +11,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use agent::launch::{self, Child, LaunchError, SupervisorSpec};
-use agent::protocol::{Beginning, Death, News, Slot, ToHeart, ToSupervisor};
+use agent::protocol::{Beginning, Death, ExitStatus, News, Slot, ToHeart, ToSupervisor};
 use agent::wire::{self, Packet, Wire, WireError};
 use nix::sys::signal::Signal;
 
 use super::ending::Ending;
 use super::watchdog::{Due, Watchdog};
-use super::{Heart, Life, notify};
+use super::{Heart, Life, notify, turn};
 use crate::children;
 use crate::console::{fault, warn};
 use crate::plan::slot;
+use crate::waits::{GONE_WITHIN, STOP_SLACK};
 
 /// How long to try to send a packet to a supervisor that doesn't read: its death will be seen soon.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
@@ -32,11 +33,16 @@ pub(super) struct Running {
     /// Whether the operator was warned of an unreadable packet: a compromised supervisor could send nothing
     /// else.
     garbled: Cell<bool>,
-    /// Whether it hung, and was killed for it.
-    hung: Cell<bool>,
+    /// When it was killed because it hung.
+    hung: Cell<Option<Instant>>,
 }
 
 impl Running {
+    /// How it died, by its exit status.
+    pub(super) fn death(&self, status: Option<ExitStatus>) -> Death {
+        if self.hung.get().is_some() { Death::Hung } else { status.into() }
+    }
+
     pub(super) fn tell(&self, message: &ToSupervisor) {
         self.tell_with(message, &[]);
     }
@@ -67,8 +73,8 @@ impl Heart {
         })?;
         drop(theirs);
         self.steps.done("heart: supervisor forked and executed");
-        let running = Running { child, wire, garbled: Cell::new(false), hung: Cell::new(false) };
-        self.watchdog = Watchdog::started(Instant::now());
+        let running = Running { child, wire, garbled: Cell::new(false), hung: Cell::new(None) };
+        self.watchdog = Watchdog::started(Instant::now(), self.plan.agents.len());
         for (name, fd) in self.slots.iter() {
             running.tell_with(&ToSupervisor::Handover { slot: name.clone() }, &[fd]);
         }
@@ -128,6 +134,9 @@ impl Heart {
                     self.steps.done("heart: hears that the agents are over; kills init");
                     self.init.kill();
                     self.over = Some(Ending::with(exit_code, message));
+                    // Only the last records are left to be written.
+                    let by = Instant::now() + STOP_SLACK;
+                    self.stop_by = turn::earlier(self.stop_by, Some(by));
                 }
                 Ok(Packet { body: ToHeart::Pong, .. }) => self.watchdog.answered(),
                 Ok(Packet { body: ToHeart::OnRecord, .. }) => {
@@ -181,20 +190,31 @@ impl Heart {
             let how = children::end_in_words(status);
             warn(&format!("the supervisor {how}: starting another; the agents keep running"));
         }
-        self.supervisor_died(if running.hung.get() { Death::Hung } else { status.into() });
+        self.supervisor_died(running.death(status));
         Life::Died
     }
 
-    /// When the watchdog is to be asked next. `None` where other limits hold, or it was killed already.
+    /// When to look next whether the supervisor hangs, or, if it was killed for that, whether it is gone.
+    /// `None` where other limits hold.
     pub(super) fn watch_by(&self, running: &Running) -> Option<Instant> {
-        let is_ending = self.stop_by.is_some() || self.over.is_some() || self.is_turning();
-        (!is_ending && !running.hung.get()).then(|| self.watchdog.by())
+        let has_own_limit = self.over.is_some() || self.is_turning();
+        let killed = running.hung.get().map(|at| at + GONE_WITHIN);
+        (!has_own_limit).then(|| killed.unwrap_or(self.watchdog.by()))
     }
 
-    /// Pings the supervisor when it is time, and kills one that answers no more.
-    pub(super) fn watch_over(&mut self, running: &Running) {
-        if self.watch_by(running).is_none() {
-            return;
+    /// Pings the supervisor when it is time, and kills one that answers no more. Returns `Some` if the kernel
+    /// doesn't end the killed one: it runs no more code, and another follows.
+    pub(super) fn watch_over(&mut self, running: &Running) -> Option<Life> {
+        let by = self.watch_by(running)?;
+        if running.hung.get().is_some() {
+            if !turn::is_past(Some(by)) {
+                return None;
+            }
+            warn(
+                "the kernel has yet to end the supervisor that hung: it runs no more code, and another follows",
+            );
+            self.supervisor_died(Death::Hung);
+            return Some(Life::Died);
         }
         match self.watchdog.due(Instant::now()) {
             Due::Nothing => {}
@@ -202,10 +222,11 @@ impl Heart {
             Due::Ping => drop(running.wire.send(&ToSupervisor::Ping, &[], Some(Duration::ZERO))),
             Due::Kill => {
                 fault("the supervisor hangs: it is killed, so that another can follow");
-                running.hung.set(true);
+                running.hung.set(Some(Instant::now()));
                 running.child.kill();
             }
         }
+        None
     }
 
     pub(super) fn supervisor_died(&mut self, how: Death) {

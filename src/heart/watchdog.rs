@@ -1,27 +1,28 @@
 //! When a supervisor that lives but does nothing any more counts as dead. Pure: the time is an argument, and
 //! nothing waits here.
 //!
-//! Once it is ready, it is pinged, and answers from the task that carries out a stop. Silence is counted in
+//! Once it is ready, it is pinged, and answers from the task that carries out a stop. Time is counted in
 //! turns, not by the clock alone: whoever stops or freezes the heart (Ctrl-Z, a control group, a suspended
-//! machine) lets one turn at most pass unanswered, however long it lasts.
+//! machine) uses up one turn at most, however long it lasts.
 //!
-//! Must never count the time of an ordered stop or of a move: both have limits of their own, and a supervisor
-//! that is about to finish answers nothing.
+//! Must never count the time of a move or of the last records: both have limits of their own, and a
+//! supervisor that is about to finish answers nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::waits::{PING_EVERY, READY_WITHIN};
+use crate::waits::{AGENT_READY_WITHIN, PING_EVERY, READY_WITHIN};
 
 /// Pings in a row that may stay unanswered; the next turn is the supervisor's last.
-pub const UNANSWERED_MAX: u32 = 3;
+const UNANSWERED_MAX: u32 = 3;
 
 /// Watches one supervisor.
 #[derive(Debug)]
 pub struct Watchdog {
     /// When the present turn is over.
     by: Instant,
-    /// Pings since the last answer; `None` before it was ready.
-    unanswered: Option<u32>,
+    /// Turns in which it may say nothing, this one included.
+    left: u32,
+    is_ready: bool,
 }
 
 /// What is to be done now.
@@ -36,20 +37,22 @@ pub enum Due {
 }
 
 impl Watchdog {
-    /// A supervisor was started.
-    pub fn started(now: Instant) -> Self {
-        Self { by: now + READY_WITHIN, unanswered: None }
+    /// A supervisor was started, which starts so many agents, one after the other, before it is ready.
+    pub fn started(now: Instant, agents: usize) -> Self {
+        let agents = u32::try_from(agents).unwrap_or(u32::MAX);
+        let within = READY_WITHIN.saturating_add(AGENT_READY_WITHIN.saturating_mul(agents));
+        Self { by: now + PING_EVERY, left: turns(within), is_ready: false }
     }
 
     /// It is ready: from now on it answers.
     pub fn ready(&mut self, now: Instant) {
-        *self = Self { by: now + PING_EVERY, unanswered: Some(0) };
+        *self = Self { by: now + PING_EVERY, left: UNANSWERED_MAX + 1, is_ready: true };
     }
 
     /// It answered a ping.
     pub fn answered(&mut self) {
-        if let Some(unanswered) = &mut self.unanswered {
-            *unanswered = 0;
+        if self.is_ready {
+            self.left = UNANSWERED_MAX + 1;
         }
     }
 
@@ -64,14 +67,18 @@ impl Watchdog {
             return Due::Nothing;
         }
         self.by = now + PING_EVERY;
-        match &mut self.unanswered {
-            Some(unanswered) if *unanswered < UNANSWERED_MAX => {
-                *unanswered += 1;
-                Due::Ping
-            }
-            Some(_) | None => Due::Kill,
+        self.left = self.left.saturating_sub(1);
+        match (self.left, self.is_ready) {
+            (0, _) => Due::Kill,
+            (_, true) => Due::Ping,
+            (_, false) => Due::Nothing,
         }
     }
+}
+
+/// How many turns a time is.
+fn turns(time: Duration) -> u32 {
+    u32::try_from(time.as_secs().div_ceil(PING_EVERY.as_secs())).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -80,48 +87,58 @@ mod tests {
 
     #[test]
     fn who_answers_is_pinged_for_ever() {
-        let mut now = Instant::now();
-        let mut dog = Watchdog::started(now);
+        let now = Instant::now();
+        let mut dog = Watchdog::started(now, 1);
         dog.ready(now);
         for _ in 0..1000 {
-            assert_eq!(dog.due(now), Due::Nothing);
-            now = dog.by();
-            assert_eq!(dog.due(now), Due::Ping);
+            assert_eq!(dog.due(dog.by() - Duration::from_millis(1)), Due::Nothing);
+            assert_eq!(dog.due(dog.by()), Due::Ping);
             dog.answered();
         }
     }
 
     #[test]
     fn who_says_nothing_is_killed_after_three_pings() {
-        let mut now = Instant::now();
-        let mut dog = Watchdog::started(now);
+        let now = Instant::now();
+        let mut dog = Watchdog::started(now, 1);
         dog.ready(now);
         for _ in 0..UNANSWERED_MAX {
-            now = dog.by();
-            assert_eq!(dog.due(now), Due::Ping);
+            assert_eq!(dog.due(dog.by()), Due::Ping);
         }
-        now = dog.by();
-        assert_eq!(dog.due(now), Due::Kill);
+        assert_eq!(dog.due(dog.by()), Due::Kill);
     }
 
     #[test]
     fn a_frozen_heart_counts_one_turn_however_long() {
-        let mut now = Instant::now();
-        let mut dog = Watchdog::started(now);
-        dog.ready(now);
-        now += PING_EVERY * 1000;
-        assert_eq!(dog.due(now), Due::Ping);
-        assert_eq!(dog.due(now), Due::Nothing);
-        dog.answered();
-        assert_eq!(dog.due(dog.by()), Due::Ping);
+        for is_ready in [true, false] {
+            let mut now = Instant::now();
+            let mut dog = Watchdog::started(now, 1);
+            if is_ready {
+                dog.ready(now);
+            }
+            now += PING_EVERY * 1000;
+            let due = if is_ready { Due::Ping } else { Due::Nothing };
+            assert_eq!(dog.due(now), due);
+            assert_eq!(dog.due(now), Due::Nothing);
+            dog.answered();
+            assert_eq!(dog.due(dog.by()), due);
+        }
     }
 
     #[test]
-    fn who_never_becomes_ready_is_killed_without_a_ping() {
-        let now = Instant::now();
-        let mut dog = Watchdog::started(now);
-        dog.answered();
-        assert_eq!(dog.due(dog.by() - PING_EVERY), Due::Nothing);
-        assert_eq!(dog.due(dog.by()), Due::Kill);
+    fn who_never_becomes_ready_is_killed_without_a_ping_and_each_agent_gives_it_time() {
+        for agents in [0, 20] {
+            let now = Instant::now();
+            let mut dog = Watchdog::started(now, agents);
+            // No answer to anything.
+            dog.answered();
+            let mut turns = 1;
+            while dog.due(dog.by()) == Due::Nothing {
+                turns += 1;
+            }
+            let within = READY_WITHIN + AGENT_READY_WITHIN * u32::try_from(agents).unwrap();
+            assert_eq!(PING_EVERY * turns, within);
+            assert_eq!(dog.due(dog.by()), Due::Kill);
+        }
     }
 }

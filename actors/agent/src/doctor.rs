@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A sandbox that takes longer to start hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = crate::probe::DEADLINE.saturating_add(Duration::from_secs(5));
 
 /// Names the finding about the directory that the sandbox is tried in, without which nothing is tried.
 pub const TEMPORARY_DIRECTORY: &str = "temporary_directory";

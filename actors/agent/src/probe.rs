@@ -27,8 +27,9 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A probe that takes longer counts as hanging, and the cage as not proven.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// A probe that takes longer counts as hanging, and the cage as not proven: the time that its waits for the
+/// network may take, and what all else needs at most.
+pub(crate) const DEADLINE: Duration = network::LONGEST.saturating_add(Duration::from_secs(5));
 
 /// Which answer is right.
 #[derive(Clone, Copy)]
@@ -162,9 +163,9 @@ impl Running {
             if sys::fd::poll_all(&mut list, i32::try_from(left).unwrap_or(i32::MAX))? == 0 {
                 return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT).into());
             }
-            let (ours, calls) = list.split_at(2);
+            let Some((ours, calls)) = list.split_first_chunk() else { continue };
             connects.serve(calls);
-            let [said, asked] = [ours[0].revents, ours[1].revents];
+            let [said, asked] = ours.map(|fd| fd.revents);
             if asked != 0 {
                 early.serve();
             }

@@ -46,7 +46,7 @@ const GATE_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 1, 0, 0, 0, 1);
 const PREFIX_V6: u8 = 64;
 /// The longest that init waits for a connection over the loopback. It is there at once, unless a flooded
 /// machine loses a packet: then the SYN is sent again after a second (tcp(7)).
-const AT_ONCE: Duration = Duration::from_secs(3);
+const AT_ONCE: Duration = Duration::from_millis(1500);
 
 /// Why there is no gate. What was made of it has been removed again, except with [`NoGate::Half`].
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 const SILENCE: Duration = Duration::from_secs(8);
 /// How long it may be that for each, once the time of all is over, and between two datagrams.
 const SILENCE_OF_ONE: Duration = Duration::from_secs(1);
+/// How long all of it may take: three connections and the datagrams of which nothing comes, and a loopback
+/// that loses packets.
+pub(super) const LONGEST: Duration =
+    SILENCE.saturating_add(SILENCE_OF_ONE.saturating_mul(3)).saturating_add(SILENCE);
 
 pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     use Control::Network;
