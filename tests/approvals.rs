@@ -1,7 +1,13 @@
 //! Requests that no policy entry names are held for the operator's decision: asked about, approved once, for
 //! the run and for good, denied, and revoked.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 

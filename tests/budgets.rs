@@ -1,7 +1,13 @@
 //! Budgets of model requests: they are never exceeded, and nothing that is killed, stopped or damaged makes
 //! them lose a count.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 

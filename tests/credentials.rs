@@ -1,7 +1,13 @@
 //! Credentials by placeholder, from inside a real sandbox: the value arrives at the hosts that it is bound
 //! to, nowhere else, and is nowhere inside.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 #[path = "credentials/guesses.rs"]

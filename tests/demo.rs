@@ -1,7 +1,13 @@
 //! `cofferdam demo`: the tour from beginning to end, in which every part is killed and comes back; plain text
 //! when piped.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 

@@ -1,7 +1,13 @@
 //! The way out with the default environment: allowed requests arrive and refused ones never leave, whatever
 //! happens meanwhile. The clients themselves are in `tests/clients`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 

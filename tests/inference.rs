@@ -1,6 +1,12 @@
 //! `inference.local`: the real SDKs get real answers from a local provider, and the key is nowhere inside.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 

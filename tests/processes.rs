@@ -2,7 +2,13 @@
 //! other processes of the same user can't inspect it. What they are refused is tried in
 //! `actors/agent/tests/cage/own.rs`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 #[path = "limits/delegated.rs"]

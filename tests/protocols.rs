@@ -2,7 +2,13 @@
 //! byte for byte, over HTTP/1.1 and HTTP/2; refused content never arrives, and the refusal is reported and
 //! recorded.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 

@@ -1,7 +1,13 @@
 //! `--root`: directories and pinned images, tested in the whole program. Hostile archives are tested in the
 //! `agent` crate (`image::tests`); here it is about what a user gets, as root and as an ordinary user.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 #[path = "root/interrupted.rs"]

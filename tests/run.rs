@@ -1,6 +1,12 @@
 //! `cofferdam run` as a shell sees it: exit codes, streams, signals, environment, refusals.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 

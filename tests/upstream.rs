@@ -1,7 +1,13 @@
 //! The way to upstream servers: faults of certificates are named, a client certificate is shown to one server
 //! only, and where there is a corporate proxy everything goes through it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod common;
 

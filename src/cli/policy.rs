@@ -116,7 +116,7 @@ impl Report {
 /// Returns the diagnostics of one severity as JSON.
 fn rows(found: &Diagnostics, severity: Severity) -> Vec<serde_json::Value> {
     let told = serde_json::to_value(found).unwrap_or_default();
-    let rows = told["diagnostics"].as_array().cloned().unwrap_or_default();
+    let rows = told.get("diagnostics").and_then(|rows| rows.as_array()).cloned().unwrap_or_default();
     // The JSON has one row per diagnostic, in the same order.
     let both = found.items().iter().zip(rows);
     both.filter(|(item, _)| item.severity == severity).map(|(_, row)| row).collect()
@@ -417,9 +417,8 @@ fn built_ins(name: Option<&str>, json: bool) -> Outcome {
             )));
         };
         if json {
-            let mut row = listed(kind, found);
-            row["text"] = found.text.into();
-            print_json(&row)?;
+            let Builtin { name, text, .. } = found;
+            print_json(&json!({ "kind": kind, "name": name, "description": purpose(found), "text": text }))?;
         } else {
             print(found.text)?;
         }

@@ -104,34 +104,36 @@ impl Stage {
 
     fn node(&self, actor: &str) -> anyhow::Result<Value> {
         let tree = self.ask_json(&["tree", NAME, "--json"])?;
-        let children = tree["children"].as_array().into_iter().flatten();
+        let children = tree.get("children").and_then(Value::as_array).into_iter().flatten();
         children
             .into_iter()
-            .find(|child| child["name"] == actor)
+            .find(|child| child.get("name").is_some_and(|name| name == actor))
             .cloned()
             .with_context(|| format!("no actor {actor}"))
     }
 
     /// How often an actor was restarted.
     pub fn restarts_of(&self, actor: &str) -> anyhow::Result<u64> {
-        Ok(self.node(actor)?["restarts"].as_u64().unwrap_or(0))
+        Ok(self.node(actor)?.get("restarts").and_then(Value::as_u64).unwrap_or(0))
     }
 
     /// Whether an actor is up.
     pub fn is_up(&self, actor: &str) -> anyhow::Result<bool> {
-        Ok(self.node(actor)?["state"] == "up")
+        Ok(self.node(actor)?.get("state").is_some_and(|state| state == "up"))
     }
 
     /// The supervisor's process id.
     pub fn supervisor(&self) -> anyhow::Result<i32> {
         let status = self.ask_json(&["status", NAME, "--json"])?;
-        let pid = status["supervisor_pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let pid =
+            status.get("supervisor_pid").and_then(Value::as_i64).and_then(|pid| i32::try_from(pid).ok());
         pid.context("status names no supervisor")
     }
 
     /// How often the supervisor process was started anew.
     pub fn supervisor_restarts(&self) -> anyhow::Result<u64> {
-        Ok(self.ask_json(&["status", NAME, "--json"])?["supervisor_restarts"].as_u64().unwrap_or(0))
+        let status = self.ask_json(&["status", NAME, "--json"])?;
+        Ok(status.get("supervisor_restarts").and_then(Value::as_u64).unwrap_or(0))
     }
 
     /// Waits up to [`PATIENCE`] until a condition holds; returns whether it does. An error counts as not yet.
@@ -150,7 +152,7 @@ impl Stage {
     pub fn decisions(&self) -> anyhow::Result<Vec<Vec<String>>> {
         let text = self.ask(&["audit", "show", NAME, "--json"])?;
         let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        Ok(records.filter_map(|record| decision(&record["event"])).collect())
+        Ok(records.filter_map(|record| decision(record.get("event")?)).collect())
     }
 
     /// Verifies the audit log.
@@ -203,14 +205,14 @@ impl Drop for Sandbox {
 }
 
 fn decision(event: &Value) -> Option<Vec<String>> {
-    if event["kind"] != "egress" || event["phase"] != "decided" {
+    let field = |key: &str| event.get(key).and_then(Value::as_str);
+    if field("kind") != Some("egress") || field("phase") != Some("decided") {
         return None;
     }
-    let egress = event;
-    let text = |key: &str| egress[key].as_str().unwrap_or_default().to_owned();
-    let target = match egress["path"].as_str() {
+    let text = |key: &str| field(key).unwrap_or_default().to_owned();
+    let target = match field("path") {
         Some(path) => format!("{} {}{path}", text("method"), text("host")),
-        None => format!("{} {}:{}", text("method"), text("host"), egress["port"]),
+        None => format!("{} {}:{}", text("method"), text("host"), event.get("port")?),
     };
     Some(vec![text("verdict"), target, text("layer"), text("policy"), text("rule")])
 }

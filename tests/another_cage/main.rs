@@ -1,7 +1,13 @@
 //! `policy set --restart-agents` with a changed static section: the agents of a service move into another
 //! cage, all of them or none, and only the operator can have them moved.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -5,7 +5,13 @@
 //! controls, `sessions` how such a process and its client end, `works` runs what must run, and `walls` asks
 //! the rest: paths, limits, what `doctor` proves.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

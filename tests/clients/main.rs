@@ -4,7 +4,13 @@
 //!
 //! docs/clients.md has a row for each; a case compares the two.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod client;
 #[path = "../common/mod.rs"]

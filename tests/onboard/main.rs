@@ -1,7 +1,13 @@
 //! `cofferdam onboard`: `up` can run the file that it makes, the file holds no key, and nothing is
 //! overwritten or left behind.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod agents;
 #[path = "../common/mod.rs"]

@@ -1,7 +1,13 @@
 //! `cofferdam provider …`: makes real requests as the gateway does, names every fault, and never prints the
 //! key.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,7 +1,13 @@
 //! `cofferdam snapshot` and `cofferdam restore`: put what a sandbox keeps between runs into one file and
 //! back, safely even for hostile workspaces and hostile files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod attacks;
 #[path = "../common/mod.rs"]

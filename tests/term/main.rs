@@ -1,7 +1,13 @@
 //! The terminal UI on a terminal: what it shows of a real sandbox, what its keys do, and that the terminal is
 //! itself again afterwards.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

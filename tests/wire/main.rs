@@ -5,8 +5,13 @@
 //! sandbox. Each case has a word of its own, by which what arrived is recognised; controls that must arrive
 //! stand between the attacks.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
-#![allow(clippy::indexing_slicing, reason = "a test fails by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panic"
+)]
 
 mod case;
 #[path = "../common/mod.rs"]

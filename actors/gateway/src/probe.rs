@@ -266,8 +266,14 @@ fn said_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Model>>
 fn token(bytes: &[u8], kind: Kind) -> Result<Said, Fault> {
     let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let (is_one, wanted) = match kind {
-        Kind::Openai => (value["choices"].as_array().is_some_and(|c| !c.is_empty()), "chat completion"),
-        Kind::Anthropic => (value["type"] == "message" && value["content"].is_array(), "message"),
+        Kind::Openai => {
+            let choices = value.get("choices").and_then(Value::as_array);
+            (choices.is_some_and(|choices| !choices.is_empty()), "chat completion")
+        }
+        Kind::Anthropic => {
+            let is_message = value.get("type").is_some_and(|kind| kind == "message");
+            (is_message && value.get("content").is_some_and(Value::is_array), "message")
+        }
     };
     let other =
         || Fault::OtherProtocol(format!("what it answers is no {wanted} of the {} protocol", kind.as_str()));
@@ -276,8 +282,8 @@ fn token(bytes: &[u8], kind: Kind) -> Result<Said, Fault> {
 
 /// The message of a scrubbed error, in one line.
 fn explanation(error: &Value) -> Option<String> {
-    let message = [&error["error"]["message"], &error["message"], &error["detail"], &error["error"]];
-    let text = message.into_iter().find_map(Value::as_str)?;
+    let places = ["/error/message", "/message", "/detail", "/error"];
+    let text = places.into_iter().find_map(|place| error.pointer(place)?.as_str())?;
     let words: Vec<&str> = text.split_whitespace().collect();
     let text = words.join(" ");
     let end = (0..=MAX_WHY.min(text.len())).rev().find(|end| text.is_char_boundary(*end))?;
@@ -311,7 +317,6 @@ fn outgoing(provider: &Provider, question: Question<'_>, body: Bytes) -> Result<
 /// A request for a few tokens, which is the same in both protocols.
 fn one_token(model: &str, limit: &str, tokens: u32) -> Bytes {
     let message = json!({ "role": "user", "content": "Say one word." });
-    let mut body = json!({ "model": model, "messages": [message] });
-    body[limit] = tokens.into();
+    let body = json!({ "model": model, "messages": [message], limit: tokens });
     Bytes::from(body.to_string())
 }

@@ -104,6 +104,7 @@ impl Diagnostics {
 
     /// Adds a diagnostic, replacing the last one if there are `limit` already, and returns it so that the
     /// caller can complete it.
+    #[expect(clippy::indexing_slicing, reason = "one has just been added")]
     pub(crate) fn push_bounded(&mut self, item: Diagnostic, limit: usize) -> &mut Diagnostic {
         self.items.truncate(limit.saturating_sub(1));
         self.items.push(item);

@@ -327,11 +327,8 @@ pub(crate) fn stands_raw(byte: u8) -> bool {
 
 /// Appends a byte as `%XX` in upper case.
 pub(crate) fn push_escape(out: &mut String, byte: u8) {
-    const DIGITS: [char; 16] =
-        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
-    out.push('%');
-    out.push(DIGITS[usize::from(byte >> 4)]);
-    out.push(DIGITS[usize::from(byte & 15)]);
+    let digit = |nibble: u8| char::from(if nibble < 10 { b'0' + nibble } else { b'A' + (nibble - 10) });
+    out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
 }
 
 /// The value of a hex digit of either case.

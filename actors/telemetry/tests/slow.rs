@@ -1,5 +1,5 @@
 //! The metrics endpoint beside scrapers that take every place and read nothing.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may stop")]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -50,8 +50,8 @@ pub fn list(file: Option<&Path>, json: bool) -> Outcome {
     let experimental = std::env::var(EXPERIMENTAL).is_ok_and(|value| value == "1");
     if json {
         let mut all = serde_json::json!({ "kinds": kinds, "file": file, "providers": rows });
-        if experimental {
-            all["experimental_kinds"] = serde_json::json!([]);
+        if let Some(all) = all.as_object_mut().filter(|_| experimental) {
+            all.insert("experimental_kinds".to_owned(), serde_json::json!([]));
         }
         print_json(&all)?;
         return Ok(0);

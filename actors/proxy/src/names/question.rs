@@ -66,7 +66,8 @@ pub(crate) enum Packet<'a> {
 /// Reads a packet.
 pub(crate) fn read(packet: &[u8]) -> Packet<'_> {
     let Some((header, body)) = packet.split_first_chunk::<HEADER>() else { return Packet::Noise };
-    let count = |at: usize| header.get(at..at + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+    let count =
+        |at: usize| header.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |two| u16::from_be_bytes(*two));
     // QR: if answers were answered, two servers could go on for ever.
     if header[2] & 0x80 != 0 {
         return Packet::Noise;

@@ -1,6 +1,11 @@
 //! What the tests of the audit log share: logs written, files looked at, limits that only a process of its
 //! own can have.
-#![allow(clippy::unwrap_used, dead_code, reason = "a test may stop, and each uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    dead_code,
+    reason = "a test may stop, and each uses a part"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
