@@ -6,7 +6,7 @@ use crate::plan::Control;
 use crate::sys::attempt::Attempt;
 use crate::sys::prctl::{Prctl, prctl};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// How long nothing may come of what is sent out, in all. Behind the gate the kernel refuses it at once; but
@@ -31,15 +31,12 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
         ("connect to the metadata service", SocketAddr::from(([169, 254, 169, 254], 80))),
     ] {
         probe.try_it(name, Network, Expect::Fails, || {
-            let left = until.saturating_duration_since(Instant::now()).max(SILENCE_OF_ONE);
-            match TcpStream::connect_timeout(&address, left) {
-                // It went somewhere, and nobody answered.
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
-                refused => refused.map(drop),
-            }
+            connect_outside(address, until.saturating_duration_since(Instant::now()).max(SILENCE_OF_ONE))
         });
     }
-    probe.try_it("send a datagram outside", Network, Expect::Fails, || send_outside(until));
+    probe.try_it("send a datagram outside", Network, Expect::Fails, || {
+        send_outside(SocketAddr::from(([192, 0, 2, 1], 53)), until)
+    });
     probe.holds("no interface but the loopback and the gate", Network, || {
         let ours = |name: &String| name == "lo" || name == LINK || is_inert(name);
         Ok(crate::isolation::network::interfaces()?.iter().all(ours))
@@ -57,11 +54,20 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     });
 }
 
-/// Sends datagrams to an address that no host has. Behind the gate the kernel refuses each at once; silence
-/// means that they went somewhere.
-fn send_outside(until: Instant) -> io::Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect("192.0.2.1:53")?;
+/// Connects to an address. Behind the gate the kernel refuses it at once; no answer within `silence` means
+/// that the connection went somewhere, and nobody answered.
+fn connect_outside(address: SocketAddr, silence: Duration) -> io::Result<()> {
+    match TcpStream::connect_timeout(&address, silence) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
+        refused => refused.map(drop),
+    }
+}
+
+/// Sends datagrams to an address, until there is an answer or `until` has come. Behind the gate the kernel
+/// refuses each at once; silence means that they went somewhere.
+fn send_outside(address: SocketAddr, until: Instant) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(address)?;
     socket.set_read_timeout(Some(SILENCE_OF_ONE))?;
     loop {
         socket.send(b"x")?;
@@ -92,4 +98,40 @@ fn connect_for_init() -> io::Result<u64> {
 fn is_inert(name: &str) -> bool {
     ["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"]
         .contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
+    #[test]
+    fn a_connection_that_nobody_answers_went_somewhere() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Room for one connection. When it is taken, further packets are swallowed.
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let moment = Duration::from_millis(300);
+        let taken: Vec<TcpStream> =
+            std::iter::from_fn(|| TcpStream::connect_timeout(&address, moment).ok()).take(16).collect();
+        assert!(taken.len() < 16, "a queue of one is full");
+        assert!(connect_outside(address, moment).is_ok());
+        drop((taken, listener));
+        assert_eq!(connect_outside(address, SILENCE).unwrap_err().kind(), REFUSED);
+    }
+
+    #[test]
+    fn datagrams_that_nobody_refuses_went_somewhere() {
+        let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = silent.local_addr().unwrap();
+        assert!(send_outside(address, Instant::now()).is_ok());
+        drop(silent);
+        assert_eq!(send_outside(address, Instant::now() + SILENCE).unwrap_err().kind(), REFUSED);
+    }
+
+    #[test]
+    fn the_probe_outlasts_its_waits() {
+        assert!(super::super::DEADLINE > LONGEST && super::super::DEADLINE < crate::launch::INIT_PATIENCE);
+    }
 }
