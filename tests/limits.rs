@@ -288,6 +288,9 @@ struct SmallDisk(String);
 
 impl SmallDisk {
     fn over(stage: &Stage, dir: &Path) -> Result<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            bed::skip!("a filesystem of its own size needs root");
+        }
         let path = dir.display().to_string();
         let options = format!("size=160m,mode=755,uid={0},gid={0}", stage.uid());
         let done = std::process::Command::new("mount")
