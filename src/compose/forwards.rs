@@ -43,12 +43,6 @@ pub enum Msg {
     InjectPanic,
 }
 
-impl From<DutyEnded> for Msg {
-    fn from(ended: DutyEnded) -> Self {
-        Self::DutyEnded(ended)
-    }
-}
-
 /// One forward.
 #[derive(Clone)]
 pub struct Forwarded {
@@ -100,10 +94,15 @@ impl Actor for ForwardsActor {
             listener.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener)?;
             let (init, places) = (given.init.clone(), places.clone());
-            loops.push(Duty::begin(&myself, format!("the forward to port {}", forward.to), async move {
-                accept(listener, forward.to, init, || places.take(Party(number), 1)).await;
-                Ok(())
-            }));
+            loops.push(Duty::begin(
+                &myself,
+                Msg::DutyEnded,
+                format!("the forward to port {}", forward.to),
+                async move {
+                    accept(listener, forward.to, init, || places.take(Party(number), 1)).await;
+                    Ok(())
+                },
+            ));
         }
         Ok(loops)
     }

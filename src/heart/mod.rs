@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use agent::launch::{self, Child, HeldSignals, NewInit};
 use agent::own::Role;
 use agent::plan::Ids;
-use agent::protocol::{Beginning, Death, News, Slot, ToSupervisor};
+use agent::protocol::{Beginning, News, Slot, ToSupervisor};
 use agent::wire::{self, Wire};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -224,7 +224,7 @@ impl Heart {
                 },
                 Err(error) => {
                     fault(&format!("the supervisor could not be started: {error}"));
-                    self.supervisor_died(Death::Unknown);
+                    self.supervisor_died(None);
                 }
             }
             if let Some(ending) = self.alone() {
@@ -354,7 +354,7 @@ impl Heart {
             PollFd::new(builder, when(self.builder.is_some())),
             PollFd::new(next.unwrap_or(nobody), when(next.is_some())),
         ];
-        let by = [self.stop_by, self.turn_by(), self.look_by(), self.watch_by(running)];
+        let by = [self.stop_by, self.turn_by(), self.look_by(), self.watch_by()];
         let by = by.into_iter().flatten().min();
         match poll(&mut fds, timeout_at(by)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}

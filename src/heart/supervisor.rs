@@ -21,7 +21,7 @@ use super::{Heart, Life, notify, turn};
 use crate::children;
 use crate::console::{fault, warn};
 use crate::plan::slot;
-use crate::waits::{GONE_WITHIN, STOP_SLACK};
+use crate::waits::STOP_SLACK;
 
 /// How long to try to send a packet to a supervisor that doesn't read: its death will be seen soon.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
@@ -33,16 +33,9 @@ pub(super) struct Running {
     /// Whether the operator was warned of an unreadable packet: a compromised supervisor could send nothing
     /// else.
     garbled: Cell<bool>,
-    /// When it was killed because it hung.
-    hung: Cell<Option<Instant>>,
 }
 
 impl Running {
-    /// How it died, by its exit status.
-    pub(super) fn death(&self, status: Option<ExitStatus>) -> Death {
-        if self.hung.get().is_some() { Death::Hung } else { status.into() }
-    }
-
     pub(super) fn tell(&self, message: &ToSupervisor) {
         self.tell_with(message, &[]);
     }
@@ -56,6 +49,7 @@ impl Running {
 
 impl Heart {
     pub(super) fn start_supervisor(&mut self) -> Result<Running, LaunchError> {
+        self.watchdog = Watchdog::started(Instant::now(), self.plan.agents.len());
         let broken = |e: WireError| LaunchError::System {
             what: "the supervisor's channel",
             source: io::Error::other(e),
@@ -73,8 +67,7 @@ impl Heart {
         })?;
         drop(theirs);
         self.steps.done("heart: supervisor forked and executed");
-        let running = Running { child, wire, garbled: Cell::new(false), hung: Cell::new(None) };
-        self.watchdog = Watchdog::started(Instant::now(), self.plan.agents.len());
+        let running = Running { child, wire, garbled: Cell::new(false) };
         for (name, fd) in self.slots.iter() {
             running.tell_with(&ToSupervisor::Handover { slot: name.clone() }, &[fd]);
         }
@@ -190,47 +183,42 @@ impl Heart {
             let how = children::end_in_words(status);
             warn(&format!("the supervisor {how}: starting another; the agents keep running"));
         }
-        self.supervisor_died(running.death(status));
+        self.supervisor_died(status);
         Life::Died
     }
 
-    /// When to look next whether the supervisor hangs, or, if it was killed for that, whether it is gone.
-    /// `None` where other limits hold.
-    pub(super) fn watch_by(&self, running: &Running) -> Option<Instant> {
+    /// When the watchdog is to be asked next. `None` where other limits hold.
+    pub(super) fn watch_by(&self) -> Option<Instant> {
         let has_own_limit = self.over.is_some() || self.is_turning();
-        let killed = running.hung.get().map(|at| at + GONE_WITHIN);
-        (!has_own_limit).then(|| killed.unwrap_or(self.watchdog.by()))
+        (!has_own_limit).then(|| self.watchdog.by())
     }
 
     /// Pings the supervisor when it is time, and kills one that answers no more. Returns `Some` if the kernel
     /// doesn't end the killed one: it runs no more code, and another follows.
     pub(super) fn watch_over(&mut self, running: &Running) -> Option<Life> {
-        let by = self.watch_by(running)?;
-        if running.hung.get().is_some() {
-            if !turn::is_past(Some(by)) {
-                return None;
-            }
-            warn(
-                "the kernel has yet to end the supervisor that hung: it runs no more code, and another follows",
-            );
-            self.supervisor_died(Death::Hung);
-            return Some(Life::Died);
-        }
+        self.watch_by()?;
         match self.watchdog.due(Instant::now()) {
             Due::Nothing => {}
             // One whose buffer is full reads nothing: that counts as silence.
             Due::Ping => drop(running.wire.send(&ToSupervisor::Ping, &[], Some(Duration::ZERO))),
             Due::Kill => {
                 fault("the supervisor hangs: it is killed, so that another can follow");
-                running.hung.set(Some(Instant::now()));
                 running.child.kill();
+            }
+            Due::GoOnWithout => {
+                warn(
+                    "the kernel has yet to end the supervisor that hung: it runs no more code, and another follows",
+                );
+                self.supervisor_died(None);
+                return Some(Life::Died);
             }
         }
         None
     }
 
-    pub(super) fn supervisor_died(&mut self, how: Death) {
+    /// Notes that the supervisor died, by its exit status, or could not be started.
+    pub(super) fn supervisor_died(&mut self, status: Option<ExitStatus>) {
         self.restarts = self.restarts.saturating_add(1);
-        self.news.died(how);
+        self.news.died(if self.watchdog.has_hung() { Death::Hung } else { status.into() });
     }
 }

@@ -236,10 +236,9 @@ impl Heart {
         while self.hear(&running, usize::MAX).is_some() {
             finished |= self.old_supervisor_is_through();
         }
-        let death = running.death(how);
         drop(running.wire);
         if !finished {
-            self.supervisor_died(death);
+            self.supervisor_died(how);
         }
         if self.stop_by.is_some() {
             // The turn was given up when the sandbox was told to stop: the next supervisor stops what still

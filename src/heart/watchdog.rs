@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::waits::{AGENT_READY_WITHIN, PING_EVERY, READY_WITHIN};
+use crate::waits::{AGENT_READY_WITHIN, GONE_WITHIN, PING_EVERY, READY_WITHIN};
 
 /// Pings in a row that may stay unanswered; the next turn is the supervisor's last.
 const UNANSWERED_MAX: u32 = 3;
@@ -22,7 +22,15 @@ pub struct Watchdog {
     by: Instant,
     /// Turns in which it may say nothing, this one included.
     left: u32,
-    is_ready: bool,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Starting,
+    Ready,
+    /// It hung, and was to be killed.
+    Hung,
 }
 
 /// What is to be done now.
@@ -34,6 +42,8 @@ pub enum Due {
     Ping,
     /// It hangs: kill it.
     Kill,
+    /// It was to be killed, and isn't gone.
+    GoOnWithout,
 }
 
 impl Watchdog {
@@ -41,19 +51,24 @@ impl Watchdog {
     pub fn started(now: Instant, agents: usize) -> Self {
         let agents = u32::try_from(agents).unwrap_or(u32::MAX);
         let within = READY_WITHIN.saturating_add(AGENT_READY_WITHIN.saturating_mul(agents));
-        Self { by: now + PING_EVERY, left: turns(within), is_ready: false }
+        Self { by: now + PING_EVERY, left: turns(within), state: State::Starting }
     }
 
     /// It is ready: from now on it answers.
     pub fn ready(&mut self, now: Instant) {
-        *self = Self { by: now + PING_EVERY, left: UNANSWERED_MAX + 1, is_ready: true };
+        *self = Self { by: now + PING_EVERY, left: UNANSWERED_MAX + 1, state: State::Ready };
     }
 
     /// It answered a ping.
     pub fn answered(&mut self) {
-        if self.is_ready {
+        if self.state == State::Ready {
             self.left = UNANSWERED_MAX + 1;
         }
+    }
+
+    /// Whether it hung.
+    pub fn has_hung(&self) -> bool {
+        self.state == State::Hung
     }
 
     /// When to ask next what is due.
@@ -68,10 +83,14 @@ impl Watchdog {
         }
         self.by = now + PING_EVERY;
         self.left = self.left.saturating_sub(1);
-        match (self.left, self.is_ready) {
-            (0, _) => Due::Kill,
-            (_, true) => Due::Ping,
-            (_, false) => Due::Nothing,
+        match (self.state, self.left) {
+            (State::Hung, _) => Due::GoOnWithout,
+            (_, 0) => {
+                (self.state, self.by) = (State::Hung, now + GONE_WITHIN);
+                Due::Kill
+            }
+            (State::Ready, _) => Due::Ping,
+            (State::Starting, _) => Due::Nothing,
         }
     }
 }
@@ -133,12 +152,17 @@ mod tests {
             // No answer to anything.
             dog.answered();
             let mut turns = 1;
-            while dog.due(dog.by()) == Due::Nothing {
-                turns += 1;
-            }
+            let last = loop {
+                match dog.due(dog.by()) {
+                    Due::Nothing => turns += 1,
+                    other => break other,
+                }
+            };
+            assert_eq!(last, Due::Kill);
             let within = READY_WITHIN + AGENT_READY_WITHIN * u32::try_from(agents).unwrap();
             assert_eq!(PING_EVERY * turns, within);
-            assert_eq!(dog.due(dog.by()), Due::Kill);
+            assert!(dog.has_hung());
+            assert_eq!(dog.due(dog.by()), Due::GoOnWithout);
         }
     }
 }

@@ -70,12 +70,6 @@ pub enum Msg {
     InjectPanic,
 }
 
-impl From<DutyEnded> for Msg {
-    fn from(ended: DutyEnded) -> Self {
-        Self::DutyEnded(ended)
-    }
-}
-
 /// Which ends are followed by a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartOn {
@@ -252,7 +246,7 @@ impl Actor for AgentActor {
         // Subscribed before the table is read, so that no end falls between the two.
         let events = given.init.events();
         let watching = watch(given.init.clone(), events, given.name.clone(), myself.clone());
-        let ends = Duty::begin(&myself, "the watch for its process's end", watching);
+        let ends = Duty::begin(&myself, Msg::DutyEnded, "the watch for its process's end", watching);
         let mut rows: Vec<ProcessRecord> =
             given.init.list().await?.into_iter().filter(|record| *record.agent == *given.name).collect();
         // The running process counts, else the one that ran last. An ended one besides it is from an earlier
@@ -462,7 +456,7 @@ fn take_pulse(watch: Watch, process: ProcessId, myself: &ActorRef<Msg>) -> Duty 
         // Fails only when the actor is gone, and with it the reason to tell it.
         let _ = actor.cast(Msg::Pulse(process, verdict, why));
     };
-    Duty::begin(myself, "its health check", async move {
+    Duty::begin(myself, Msg::DutyEnded, "its health check", async move {
         health::watch(watch, told).await;
         // The process is given up: nothing of it is left to watch.
         std::future::pending().await

@@ -43,12 +43,6 @@ pub enum Msg {
     InjectPanic,
 }
 
-impl From<DutyEnded> for Msg {
-    fn from(ended: DutyEnded) -> Self {
-        Self::DutyEnded(ended)
-    }
-}
-
 /// The gateway's actor; see the module.
 #[derive(Debug, Default)]
 pub struct GatewayActor;
@@ -66,7 +60,7 @@ impl Actor for GatewayActor {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, gateway: Gateway) -> Result<State, ActorProcessingErr> {
         let me = myself.clone();
-        let timer = Duty::begin(&myself, "the timer", async move {
+        let timer = Duty::begin(&myself, Msg::DutyEnded, "the timer", async move {
             let mut tick = tokio::time::interval(SWEEP_EVERY);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {

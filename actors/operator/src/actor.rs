@@ -29,12 +29,6 @@ pub enum Msg {
     InjectPanic,
 }
 
-impl From<DutyEnded> for Msg {
-    fn from(ended: DutyEnded) -> Self {
-        Self::DutyEnded(ended)
-    }
-}
-
 /// The actor's arguments: the same at each start and restart.
 #[derive(Clone)]
 pub struct Arguments {
@@ -58,7 +52,7 @@ impl Actor for OperatorActor {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, given: Arguments) -> Result<Duty, ActorProcessingErr> {
         let serving = prepare(given.listener.try_clone()?, given.control, given.owner)?;
-        Ok(Duty::begin(&myself, "the accept loop of the control socket", async move {
+        Ok(Duty::begin(&myself, Msg::DutyEnded, "the accept loop of the control socket", async move {
             serving.run().await;
             Ok(())
         }))

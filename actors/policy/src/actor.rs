@@ -38,12 +38,6 @@ pub enum Msg {
     InjectPanic,
 }
 
-impl From<DutyEnded> for Msg {
-    fn from(ended: DutyEnded) -> Self {
-        Self::DutyEnded(ended)
-    }
-}
-
 /// The reloader.
 #[derive(Debug, Default)]
 pub struct PolicyActor;
@@ -64,7 +58,7 @@ impl Actor for PolicyActor {
         // The watcher reports once when it has begun, so a change made while no actor watched is read then.
         let watch = loader.path().map(|path| {
             let (path, me) = (path.to_owned(), myself.clone());
-            Duty::begin(&myself, "the watch on the policy's file", async move {
+            Duty::begin(&myself, Msg::DutyEnded, "the watch on the policy's file", async move {
                 watch(path, move |look| me.cast(Msg::Reload(look)).is_ok()).await;
                 Ok(())
             })

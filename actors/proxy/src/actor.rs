@@ -28,12 +28,6 @@ pub enum Msg {
     InjectPanic,
 }
 
-impl From<DutyEnded> for Msg {
-    fn from(ended: DutyEnded) -> Self {
-        Self::DutyEnded(ended)
-    }
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct ProxyActor;
@@ -67,7 +61,8 @@ impl State {
         let Captured { listeners: now, witness } = self.captured.borrow_and_update().clone();
         if let (None, Some(witness)) = (&self.witnessing, witness) {
             let watching = async move { witness.watch().await };
-            self.witnessing = Some(Duty::begin(myself, "the witness of what is refused", watching));
+            self.witnessing =
+                Some(Duty::begin(myself, Msg::DutyEnded, "the witness of what is refused", watching));
         }
         let same = |a: &Listener, b: &Listener| Arc::ptr_eq(&a.socket, &b.socket);
         self.capturing.retain(|(old, _)| now.iter().any(|new| same(old, new)));
@@ -86,7 +81,7 @@ fn accepting(deps: &Arc<Deps>, listener: &Listener, myself: &ActorRef<Msg>) -> s
     let socket = listener.open()?;
     let kind = listener.kind;
     let deps = Arc::clone(deps);
-    Ok(Duty::begin(myself, format!("the accept loop {kind:?}"), async move {
+    Ok(Duty::begin(myself, Msg::DutyEnded, format!("the accept loop {kind:?}"), async move {
         accept(deps, socket, kind).await;
         Ok(())
     }))
@@ -109,11 +104,11 @@ impl Actor for ProxyActor {
         }
         if let Some((resolver, Sockets { udp, tcp })) = names {
             let by_datagram = server::datagrams(Arc::clone(&resolver), udp);
-            others.push(Duty::begin(&myself, "names by UDP", by_datagram));
-            others.push(Duty::begin(&myself, "names by TCP", server::streams(resolver, tcp)));
+            others.push(Duty::begin(&myself, Msg::DutyEnded, "names by UDP", by_datagram));
+            others.push(Duty::begin(&myself, Msg::DutyEnded, "names by TCP", server::streams(resolver, tcp)));
         }
         let (mut changes, me) = (captured.clone(), myself.clone());
-        others.push(Duty::begin(&myself, "following the captured ports", async move {
+        others.push(Duty::begin(&myself, Msg::DutyEnded, "following the captured ports", async move {
             while changes.changed().await.is_ok() {
                 let _gone = me.cast(Msg::CapturedChanged);
             }

@@ -26,12 +26,6 @@ pub enum Msg {
     InjectPanic,
 }
 
-impl From<DutyEnded> for Msg {
-    fn from(ended: DutyEnded) -> Self {
-        Self::DutyEnded(ended)
-    }
-}
-
 /// What the actor works on; all of it outlives the actor.
 #[derive(Clone)]
 pub struct RedactorArguments {
@@ -54,7 +48,7 @@ impl Actor for RedactorActor {
         myself: ActorRef<Msg>,
         arguments: RedactorArguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(Duty::begin(&myself, "the pumps", async move { tend(&arguments).await }))
+        Ok(Duty::begin(&myself, Msg::DutyEnded, "the pumps", async move { tend(&arguments).await }))
     }
 
     #[expect(clippy::panic, reason = "fault injection is there to panic")]

@@ -31,9 +31,11 @@ pub struct DutyEnded {
 
 impl Duty {
     /// Begins a task that never ends by itself. If it does all the same, by a panic, an error or a return,
-    /// `actor` gets a [`DutyEnded`]. Sent to an actor that is gone it is dropped: the end is noticed.
-    pub fn begin<M: Message + From<DutyEnded>>(
+    /// `actor` gets a [`DutyEnded`] in the message that `told` makes of it. Sent to an actor that is gone it
+    /// is dropped: the end is noticed.
+    pub fn begin<M: Message>(
         actor: &ActorRef<M>,
+        told: fn(DutyEnded) -> M,
         what: impl Into<Cow<'static, str>>,
         task: impl Future<Output = io::Result<()>> + Send + 'static,
     ) -> Self {
@@ -45,7 +47,7 @@ impl Duty {
                 Ok(Err(error)) => error.to_string(),
                 Err(panic) => Failure::panic_text(&*panic),
             };
-            let _ = actor.cast(DutyEnded { what, why }.into());
+            let _ = actor.cast(told(DutyEnded { what, why }));
         });
         Self(task.abort_handle())
     }
@@ -89,7 +91,7 @@ mod tests {
             myself: ActorRef<DutyEnded>,
             (way, held): (Way, Arc<()>),
         ) -> Result<Duty, ActorProcessingErr> {
-            Ok(Duty::begin(&myself, "a watch", async move {
+            Ok(Duty::begin(&myself, std::convert::identity, "a watch", async move {
                 let _held = held;
                 match way {
                     Way::Returns => Ok(()),

@@ -24,12 +24,6 @@ pub enum Msg {
     InjectPanic,
 }
 
-impl From<DutyEnded> for Msg {
-    fn from(ended: DutyEnded) -> Self {
-        Self::DutyEnded(ended)
-    }
-}
-
 /// What the actor works on; all of it outlives the actor.
 #[derive(Debug, Clone)]
 pub struct TelemetryArguments {
@@ -60,12 +54,12 @@ impl Actor for TelemetryActor {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let sink = audit.sink();
             let check: server::Check = Arc::new(move || sink.check().map_err(|error| error.to_string()));
-            duties.push(Duty::begin(&myself, "the metrics endpoint", async move {
+            duties.push(Duty::begin(&myself, Msg::DutyEnded, "the metrics endpoint", async move {
                 server::serve(listener, recorder, check).await;
                 Ok(())
             }));
         }
-        duties.push(Duty::begin(&myself, "the audit writer", async move {
+        duties.push(Duty::begin(&myself, Msg::DutyEnded, "the audit writer", async move {
             audit.write().await;
             Ok(())
         }));
