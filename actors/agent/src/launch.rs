@@ -7,6 +7,7 @@
 //! processes can outlive the heart. Only a child of [`stay_behind`] can, to clean up.
 
 pub mod cgroup;
+mod elsewhere;
 mod errand;
 mod held;
 mod new_init;

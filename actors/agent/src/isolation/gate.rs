@@ -250,6 +250,8 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -277,6 +279,10 @@ fn link(agents: &File) -> Request {
         attribute(&mut body, IFLA_IFNAME, [LINK.as_bytes(), b"\0"].concat().as_slice());
         attribute(&mut body, IFLA_ADDRESS, &MAC);
         attribute(&mut body, IFLA_MTU, &MTU.to_ne_bytes());
+        // Not one for each processor: the kernel would make them and switch all but one off again, and wait
+        // for a grace period (RCU) each time.
+        attribute(&mut body, IFLA_NUM_TX_QUEUES, &1_u32.to_ne_bytes());
+        attribute(&mut body, IFLA_NUM_RX_QUEUES, &1_u32.to_ne_bytes());
         more(&mut body);
         body
     };

@@ -18,6 +18,7 @@
 //! ```
 
 use super::cgroup::{Cgroup, CgroupError, needed};
+use super::elsewhere::Elsewhere;
 use super::{Child, INIT_PATIENCE, LaunchError, end, other_root, require_single_thread, system, workspace};
 
 use crate::isolation::namespaces::Namespaces;
@@ -139,10 +140,12 @@ impl NewInit {
             }
             Cloned::Parent { pid, pidfd } => {
                 drop(theirs);
+                let elsewhere = Elsewhere::keep(pid);
                 let new = Self { child: Some(Child { pid, pidfd, cgroup: None }), sync: ours, foundation };
                 let done = write_id_maps(pid, new.foundation.ids).and_then(|()| {
                     sys::socket::send(new.sync.as_fd(), b"g", &[]).map_err(with_init("releasing init"))
                 });
+                drop(elsewhere);
                 restore();
                 done.map(|()| new)
             }
