@@ -78,9 +78,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 /// Init's entry point, called by [`crate::launch::NewInit::begin`] in the child. `sync` is init's end of the
-/// handshake; `outside` are the heart's namespaces, none of which may be the sandbox's.
-pub(crate) fn begin(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> ! {
-    let life = std::panic::AssertUnwindSafe(|| live(foundation, sync, outside));
+/// handshake.
+pub(crate) fn begin(foundation: &Foundation, sync: OwnedFd) -> ! {
+    let life = std::panic::AssertUnwindSafe(|| live(foundation, sync));
     // A panic must not unwind into the heart's frames below us.
     let code = match std::panic::catch_unwind(life) {
         Ok(Ok(())) => 0,
@@ -89,7 +89,7 @@ pub(crate) fn begin(foundation: &Foundation, sync: OwnedFd, outside: Namespaces)
     sys::process::exit_now(code)
 }
 
-fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(), ()> {
+fn live(foundation: &Foundation, sync: OwnedFd) -> Result<(), ()> {
     let started = Instant::now();
     if let Err(error) = tie_to_heart(foundation, &sync) {
         let _ = sys::socket::send(sync.as_fd(), format!("init: {error}").as_bytes(), &[]);
@@ -110,7 +110,7 @@ fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(
     steps.push(("init: plan taken".to_owned(), sys::process::monotonic()));
     let wire = Wire::new(channel).map_err(drop)?;
     let mut channel = Channel::new(&wire);
-    let Furniture { plan, no_cgroup, .. } = furniture;
+    let Furniture { plan, outside, no_cgroup, mounts: _ } = furniture;
     let ground = Ground { network, handed, no_cgroup, outside, usual, started, steps };
     match build(&plan, ground, &mut channel) {
         Ok(cage) => serve::serve(channel, cage),

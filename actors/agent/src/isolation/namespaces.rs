@@ -1,5 +1,6 @@
 //! Which namespaces a process lives in, by the kernel's own names for them (namespaces(7)).
 
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 pub const KINDS: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
 
 /// The namespaces of one process, in the order of [`KINDS`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces([PathBuf; KINDS.len()]);
 
 impl Namespaces {

@@ -61,6 +61,8 @@ impl Foundation {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Furniture {
     pub(crate) plan: CagePlan,
+    /// The heart's, none of which may be the sandbox's.
+    pub(crate) outside: Namespaces,
     /// Why limits that were asked for aren't there (best effort).
     pub(crate) no_cgroup: Option<String>,
     /// Which of the mounts follow, in this order: the workspace, the root, its overlay.
@@ -114,7 +116,6 @@ impl NewInit {
     /// See [`LaunchError`]; what init itself finds is told by [`NewInit::furnish`].
     pub fn begin(foundation: Foundation, parent: Parent) -> Result<Self, LaunchError> {
         require_single_thread()?;
-        let outside = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
         let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
         // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of
         // them. Afterwards the flag is what it was before: a process that unpacks an image next, for
@@ -136,7 +137,7 @@ impl NewInit {
         match cloned.inspect_err(|_| restore()).map_err(LaunchError::UserNamespace)? {
             Cloned::Child => {
                 drop(ours);
-                crate::init::begin(&foundation, theirs, outside)
+                crate::init::begin(&foundation, theirs)
             }
             Cloned::Parent { pid, pidfd } => {
                 drop(theirs);
@@ -229,11 +230,12 @@ impl NewInit {
             return Err(system("the plan")(io::Error::other("another foundation (a fault in cofferdam)")));
         }
         require_single_thread()?;
+        let outside = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
         let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
         hear(self.sync.as_fd(), INIT_PATIENCE)?;
         self.pid().into_iter().for_each(priority::put_ahead);
         let mounts = handed.mounts().map(Option::is_some);
-        let furniture = Furniture { plan: plan.clone(), no_cgroup, mounts };
+        let furniture = Furniture { plan: plan.clone(), outside, no_cgroup, mounts };
         let bytes = postcard::to_allocvec(&furniture).map_err(|e| system("the plan")(io::Error::other(e)))?;
         let sealed = sys::memfd::sealed(c"cofferdam-cage", &bytes).map_err(system("memfd_create"))?;
         let fds: Vec<BorrowedFd<'_>> = [sealed.as_fd(), channel.as_fd()]
