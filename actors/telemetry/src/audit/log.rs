@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redactor::SharedRedactor;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::file::{AuditFile, Rotation, Written};
@@ -65,6 +65,9 @@ pub enum Health {
 pub(crate) struct Shared {
     pub(crate) queue: mpsc::Sender<Draft>,
     pub(crate) health: watch::Sender<Health>,
+    /// Wakes those who wait for room, each time that there may be some: the writer has taken records, or the
+    /// disk fails, and nobody need wait any more.
+    pub(crate) taken: Notify,
     /// Whether the sandbox ends, so that the last records are coming.
     ending: AtomicBool,
     /// Records ever queued.
@@ -146,6 +149,7 @@ impl AuditLog {
         let shared = Shared {
             queue,
             health: watch::Sender::new(Health::Good),
+            taken: Notify::new(),
             ending: AtomicBool::new(false),
             queued: AtomicU64::new(0),
             committed: watch::Sender::new(0),
@@ -213,10 +217,14 @@ impl AuditLog {
         let mut retry = RETRY_MIN;
         loop {
             if turn.under_way.is_none() {
-                if turn.batched == 0 && !self.take(&mut turn).await {
-                    return;
+                // A batch that failed, or a predecessor's, is tried as it is: it must not grow.
+                if turn.batched == 0 {
+                    if !self.take(&mut turn).await {
+                        return;
+                    }
+                    turn.wait_for_company().await;
+                    self.shared.taken.notify_waiters();
                 }
-                turn.wait_for_company().await;
                 self.begin(&mut turn);
             }
             match self.finish(&mut turn).await {
@@ -224,6 +232,7 @@ impl AuditLog {
                 Err(error) => {
                     tracing::error!(%error, "the audit log cannot be written; egress is refused until it can");
                     self.shared.health.send_replace(Health::Failing(error.to_string()));
+                    self.shared.taken.notify_waiters();
                     tokio::time::sleep(retry).await;
                     retry = (retry * 2).min(RETRY_MAX);
                 }
@@ -344,6 +353,40 @@ mod tests {
         let writer = write();
         assert!(log.flush(Duration::from_secs(20)).await);
         assert!(feed.try_recv().is_err(), "told twice");
+        writer.abort();
+    }
+
+    /// The places that are kept free are for those under way, also while others wait for some.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_room_takes_none_and_is_let_in_when_there_is_some() {
+        const QUEUE: usize = 40;
+        let state = tempfile::tempdir().unwrap();
+        let redactor = SharedRedactor::new(Redactor::new::<&str>([]).unwrap());
+        let options = Options { queue: QUEUE, ..Options::default() };
+        let log = AuditLog::open(state.path(), redactor, options).unwrap();
+        let sink = log.sink();
+        let event = || Event::Operator { action: "exec".into(), uid: None, detail: None };
+        while sink.has_room() {
+            sink.record(event()).unwrap();
+        }
+        let waiting = tokio::spawn({
+            let sink = log.sink();
+            async move { sink.room().await }
+        });
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waiting.is_finished());
+        let free = log.shared.queue.capacity();
+        let recorded = (0..QUEUE).take_while(|_| sink.record(event()).is_ok()).count();
+        assert_eq!(recorded, free, "the waiting one holds places");
+        let writer = tokio::spawn({
+            let log = log.clone();
+            async move { log.write().await }
+        });
+        let began = tokio::time::Instant::now();
+        waiting.await.unwrap();
+        assert!(sink.has_room() && began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         writer.abort();
     }
 

@@ -74,9 +74,19 @@ impl Sink {
         self.0.queue.capacity() >= self.headroom() || *self.0.health.borrow() != Health::Good
     }
 
-    /// Waits until there is room, at most for [`PATIENCE`].
+    /// Waits until there is room, at most for [`PATIENCE`]. Takes no place meanwhile: those that are kept free
+    /// are for others.
     pub async fn room(&self) {
-        let room = self.0.queue.reserve_many(self.headroom());
+        let room = async {
+            loop {
+                // Before the look: whatever is taken after it wakes this one.
+                let taken = self.0.taken.notified();
+                if self.has_room() {
+                    return;
+                }
+                taken.await;
+            }
+        };
         let _after_it_recording_fails = tokio::time::timeout(PATIENCE, room).await;
     }
 
