@@ -53,7 +53,8 @@ const LAST_BYTES: usize = 1 << 20;
 /// Starts exec sessions.
 #[derive(Clone)]
 pub struct Exec {
-    /// Number of the supervisor in its heart's life: no two of them give their sessions one name.
+    /// Number of the supervisor in its heart's life, of all that were started: no two of them give their
+    /// sessions one name.
     supervisor: u32,
     init: InitClient,
     redactor: SharedRedactor,

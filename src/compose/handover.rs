@@ -15,7 +15,9 @@ use crate::steps::Steps;
 #[derive(Debug)]
 pub struct Handover {
     slots: BTreeMap<String, OwnedFd>,
-    /// How many supervisors there were before this one.
+    /// How many supervisors were started before this one: its number in the heart's life.
+    pub predecessors: u32,
+    /// How many of them died.
     pub restarts: u32,
     /// Events that may not be on record yet.
     pub news: News,
@@ -54,6 +56,9 @@ pub struct HeartLine {
 
 impl HeartLine {
     /// Opens our end of the channel, and receives everything that the heart hands over.
+    ///
+    /// # Errors
+    /// The channel's; [`WireError::Descriptors`] if anything is missing, see [`ToSupervisor::HandoverEnd`].
     pub async fn open(fd: OwnedFd) -> Result<(Self, Handover), WireError> {
         let wire = AsyncWire::new(fd)?;
         let mut slots = BTreeMap::new();
@@ -61,12 +66,21 @@ impl HeartLine {
             let Packet { body, fds } = wire.recv::<ToSupervisor>().await?;
             match body {
                 ToSupervisor::Handover { slot } => {
-                    if let Some(fd) = fds.into_iter().next() {
-                        slots.insert(slot.0, fd);
-                    }
+                    let fd = fds.into_iter().next().ok_or(WireError::Descriptors)?;
+                    slots.insert(slot.0, fd);
                 }
-                ToSupervisor::HandoverEnd { supervisor_restarts, news, beginning } => {
-                    let handover = Handover { slots, restarts: supervisor_restarts, news, beginning };
+                ToSupervisor::HandoverEnd {
+                    slots: sent,
+                    predecessors,
+                    supervisor_restarts,
+                    news,
+                    beginning,
+                } => {
+                    if u32::try_from(slots.len()) != Ok(sent) {
+                        return Err(WireError::Descriptors);
+                    }
+                    let handover =
+                        Handover { slots, predecessors, restarts: supervisor_restarts, news, beginning };
                     return Ok((Self { wire: Arc::new(wire), steps: Steps::default() }, handover));
                 }
                 // Sent only after the end of the handover.
@@ -132,5 +146,45 @@ impl HeartLine {
     /// Waits for the heart's next message. Returns an error when the heart is gone.
     pub async fn hear(&self) -> Result<ToSupervisor, WireError> {
         Ok(self.wire.recv::<ToSupervisor>().await?.body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent::wire::{self, Wire};
+
+    /// What a supervisor makes of these packets: each a slot, with its descriptor or without, and then the end
+    /// of the handover, which says that there were `sent`.
+    async fn handed(slots: &[(&str, bool)], sent: u32) -> Result<Handover, WireError> {
+        let (ours, theirs) = wire::pair().unwrap();
+        let heart = Wire::new(ours).unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        for (name, has_fd) in slots {
+            let fds: &[BorrowedFd<'_>] = if *has_fd { &[null.as_fd()] } else { &[] };
+            heart.send(&ToSupervisor::Handover { slot: Slot::new(*name) }, fds, None).unwrap();
+        }
+        let end = ToSupervisor::HandoverEnd {
+            slots: sent,
+            predecessors: 3,
+            supervisor_restarts: 2,
+            news: News::default(),
+            beginning: Beginning::Succession,
+        };
+        heart.send(&end, &[], None).unwrap();
+        HeartLine::open(theirs).await.map(|(_, handover)| handover)
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_with_less_than_everything() {
+        let handover = handed(&[("plan", true), ("pins", true)], 2).await.unwrap();
+        assert!(handover.find("plan").is_some() && handover.find("pins").is_some());
+        assert_eq!((handover.predecessors, handover.restarts), (3, 2));
+        for (slots, sent) in
+            [(&[("plan", true)][..], 2), (&[("plan", true), ("pins", false)][..], 2), (&[][..], 1)]
+        {
+            let refused = handed(slots, sent).await;
+            assert!(matches!(refused, Err(WireError::Descriptors)), "{slots:?} of {sent}: {refused:?}");
+        }
     }
 }

@@ -234,7 +234,7 @@ async fn build(
         cage: OnceCell::new(),
         init: init.clone(),
         exec: exec::Exec::new(
-            handover.restarts,
+            handover.predecessors,
             init.clone(),
             stores.redactor.clone(),
             plan.credentials.environment().collect(),

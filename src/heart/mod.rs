@@ -99,6 +99,9 @@ pub struct Heart {
     signals: SignalFd,
     pace: Pace,
     watchdog: Watchdog,
+    /// How many supervisors were started.
+    started: u32,
+    /// How many of them died.
     restarts: u32,
     /// Events that no supervisor has recorded yet.
     news: News,
@@ -195,6 +198,7 @@ impl Heart {
             signals,
             pace: Pace::new(),
             watchdog: Watchdog::started(Instant::now(), 0),
+            started: 0,
             restarts: 0,
             news: News::default(),
             interrupted: None,

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use agent::launch::{self, Child, LaunchError, SupervisorSpec};
@@ -25,6 +25,9 @@ use crate::waits::STOP_SLACK;
 
 /// How long to try to send a packet to a supervisor that doesn't read: its death will be seen soon.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a new supervisor may take to receive everything that is handed over: milliseconds, unless the
+/// machine is crowded. Signals wait meanwhile.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A supervisor that runs.
 pub(super) struct Running {
@@ -37,13 +40,9 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn tell(&self, message: &ToSupervisor) {
-        self.tell_with(message, &[]);
-    }
-
-    pub(super) fn tell_with(&self, message: &ToSupervisor, fds: &[BorrowedFd<'_>]) {
         // A failure is ignored: a dying supervisor takes no messages, and its successor is sent everything
         // again.
-        let _ = self.wire.send(message, fds, Some(SEND_PATIENCE));
+        let _ = self.wire.send(message, &[], Some(SEND_PATIENCE));
     }
 }
 
@@ -68,14 +67,16 @@ impl Heart {
         drop(theirs);
         self.steps.done("heart: supervisor forked and executed");
         let running = Running { child, wire, garbled: Cell::new(false) };
-        for (name, fd) in self.slots.iter() {
-            running.tell_with(&ToSupervisor::Handover { slot: name.clone() }, &[fd]);
+        match self.hand_over(&running.wire) {
+            // One that died meanwhile is no failure to start it: its death is seen by its pidfd.
+            Ok(()) | Err(WireError::Closed) => {}
+            Err(error) => {
+                children::end_child(&running.child);
+                let source = io::Error::other(error);
+                return Err(LaunchError::System { what: "handing over to the supervisor", source });
+            }
         }
-        running.tell(&ToSupervisor::HandoverEnd {
-            supervisor_restarts: self.restarts,
-            news: self.news.clone(),
-            beginning: self.beginning,
-        });
+        self.started = self.started.saturating_add(1);
         if self.beginning == Beginning::Sandbox {
             // Whatever becomes of this supervisor, agents may run by the time that another follows.
             self.beginning = Beginning::Succession;
@@ -85,6 +86,26 @@ impl Heart {
             running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
         }
         Ok(running)
+    }
+
+    /// Hands over every slot, or fails: a successor without the policy in force, or without what programs
+    /// contained at first use, would begin as the first supervisor did.
+    fn hand_over(&self, wire: &Wire) -> Result<(), WireError> {
+        let by = Instant::now() + HANDOVER_PATIENCE;
+        let left = || Some(by.saturating_duration_since(Instant::now()));
+        let mut sent = 0;
+        for (name, fd) in self.slots.iter() {
+            wire.send(&ToSupervisor::Handover { slot: name.clone() }, &[fd], left())?;
+            sent += 1;
+        }
+        let end = ToSupervisor::HandoverEnd {
+            slots: sent,
+            predecessors: self.started,
+            supervisor_restarts: self.restarts,
+            news: self.news.clone(),
+            beginning: self.beginning,
+        };
+        wire.send(&end, &[], left())
     }
 
     /// The supervisor's whole environment: the files of root certificates that the operator named for

@@ -168,7 +168,7 @@ pub fn grow_heap() {
 /// # Errors
 /// The kernel's.
 pub fn want_descriptors(own: u64) -> io::Result<()> {
-    let wanted = own.max(crate::isolation::limits::DESCRIPTORS_WANTED);
+    let wanted = own.max(crate::isolation::limits::descriptors_wanted());
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft >= wanted || (hard < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok()) {
         return Ok(());

@@ -30,6 +30,11 @@ pub enum ToSupervisor {
     },
     /// All kept descriptors have been sent.
     HandoverEnd {
+        /// How many were sent. A supervisor that has fewer must not begin: what its predecessors found out
+        /// would count as not found out.
+        slots: u32,
+        /// How many supervisors were started before this one, whether they died or finished.
+        predecessors: u32,
         /// How often a supervisor died before this one.
         supervisor_restarts: u32,
         /// Deaths and moves that may not be on record yet.
