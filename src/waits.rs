@@ -23,9 +23,11 @@ pub const LOOK_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a supervisor may take to become ready, beside the starts of its agents. One that takes longer is
 /// killed, and another is tried.
 pub const READY_WITHIN: Duration = Duration::from_secs(120);
-/// How much longer for each agent: they start one after the other, and a program may lie on a slow file
-/// system.
-pub const AGENT_READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long the start of one agent may take before its actor is tried again. Most take milliseconds.
+pub const AGENT_START_WITHIN: Duration =
+    agent::client::patience::OF_A_START.saturating_add(Duration::from_secs(10));
+/// How much longer for each agent: they start one after the other.
+pub const AGENT_READY_WITHIN: Duration = AGENT_START_WITHIN.saturating_add(Duration::from_secs(5));
 /// The time between two pings of a supervisor that is ready (`src/heart/watchdog.rs`).
 pub const PING_EVERY: Duration = Duration::from_secs(10);
 /// How long a command expects a supervisor's start to take at most.
@@ -60,6 +62,7 @@ mod tests {
             ("WISH_PATIENCE", WISH_PATIENCE),
             ("LOOK_PATIENCE", LOOK_PATIENCE),
             ("READY_WITHIN", READY_WITHIN),
+            ("AGENT_START_WITHIN", AGENT_START_WITHIN),
             ("AGENT_READY_WITHIN", AGENT_READY_WITHIN),
             ("PING_EVERY", PING_EVERY),
             ("of_a_stop", of_a_stop(STOP_GRACE)),

@@ -77,8 +77,8 @@ fn main() -> ExitCode {
 
 /// An agent has as many descriptors in flight, in unread sockets, as the kernel allows one user. The kernel
 /// counts them by user, so the children that init starts for that user are counted too. Only as root, since
-/// an ordinary user's count is shared with the other tests. Many send at a time, since the kernel doesn't: each
-/// that looked before another was counted gets beyond the limit.
+/// an ordinary user's count is shared with the other tests. Many send at a time, since the kernel doesn't:
+/// each that looked before another was counted gets beyond the limit.
 fn descriptors_in_flight_keep_nobody_out(stage: &Stage) -> Result<()> {
     const FLOOD: &str = r#"
 import array, errno, os, socket, time

@@ -14,6 +14,7 @@ use agent::actor::{AgentActor, AgentEvent, Arguments, Judged, Msg, RestartOn};
 use agent::health::Health;
 use agent::protocol::SpawnSpec;
 use arc_swap::ArcSwap;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use redactor::Streams;
 use redactor::pump::{AgentLog, LogLimits};
 use supervision::{
@@ -30,13 +31,11 @@ use super::terminal::Terminal;
 use crate::config::RestartPolicy;
 use crate::plan::{AgentPlan, Mode, Plan};
 use crate::state::files;
+use crate::waits::AGENT_START_WITHIN;
 pub use condition::Condition;
 use condition::Program;
 pub(super) use condition::mend;
 use output::Output;
-
-/// How long an agent's actor may take to start: init forks in milliseconds.
-const START_DEADLINE: Duration = Duration::from_secs(20);
 
 /// One agent as the rest of the supervisor sees it.
 #[derive(Clone)]
@@ -51,6 +50,18 @@ pub struct Agent {
     pub terminal: Arc<ArcSwap<Option<Terminal>>>,
     /// Whether it has a health check.
     pub is_watched: bool,
+}
+
+impl Agent {
+    async fn without_actor(&self) -> Arc<str> {
+        let mut condition = self.condition.subscribe();
+        let came = condition.wait_for(|now| now.gave_up && !now.over).await.is_ok();
+        if !came {
+            // Never, since the sender lives as long as the agents.
+            std::future::pending::<()>().await;
+        }
+        Arc::clone(&self.name)
+    }
 }
 
 /// What agents need of the supervisor.
@@ -117,7 +128,7 @@ impl Surroundings<'_> {
                 .backoff(Backoff { min: restart.backoff.min, max: restart.backoff.max, jitter: 0.1 })
                 .intensity(Intensity { restarts: restart.at_most, within: restart.within })
                 .beyond(Beyond::GiveUp)
-                .start_deadline(START_DEADLINE);
+                .start_deadline(AGENT_START_WITHIN);
         let is_watched = plan.health.is_some();
         Ok((Agent { name, address, condition, terminal, is_watched }, child))
     }
@@ -228,8 +239,7 @@ impl Agents {
         };
         match &report.event {
             Happened::GaveUp { failure } => {
-                // An agent whose actor is gone, but whose process still runs, is not over.
-                agent.condition.send_modify(|now| (now.gave_up, now.over) = (true, now.pid.is_none()));
+                agent.condition.send_modify(Condition::give_up);
                 tracing::warn!("{}", stays_down(self.service.as_deref(), &agent.name, &failure.to_string()));
             }
             Happened::Started { .. } => {
@@ -249,6 +259,16 @@ impl Agents {
             let message = format!("agent '{}': {}", agent.name, now.refused.as_ref()?);
             Some(NotStarted { code: now.last_exit.and_then(|exit| exit.code().try_into().ok())?, message })
         })
+    }
+
+    /// Waits until the actor of an agent is given up whose process is not known to have ended. Returns the
+    /// agent's name.
+    pub async fn one_without_actor(&self) -> Arc<str> {
+        let mut each: FuturesUnordered<_> = self.iter().map(Agent::without_actor).collect();
+        match each.next().await {
+            Some(name) => name,
+            None => std::future::pending().await,
+        }
     }
 
     /// Iterates over all agents.

@@ -18,7 +18,7 @@ use operator::types::{
     LogQuery, PolicyChange, PolicyStatus, PolicyView, SandboxState, Status, Stop, TreeNode,
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
-use supervision::{CallError, State, Supervisor};
+use supervision::{State, Supervisor};
 use telemetry::audit;
 use tokio::sync::{Mutex, OnceCell, mpsc, watch};
 use tokio::time::timeout;
@@ -355,9 +355,11 @@ async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &Cancellation
             |reply| agent::actor::Msg::Stop { grace: STOP_GRACE, again: true, reply },
             STOP_GRACE + DEADLINE,
         );
-        if let Err(late @ CallError::TimedOut { .. }) = stop.await {
+        if let Err(why) = stop.await
+            && agent.condition.borrow().pid.is_some()
+        {
             // Started again its actor would adopt the very process that is to end.
-            let detail = format!("agent '{}' has not ended, and was not started again: {late}", agent.name);
+            let detail = format!("agent '{}' has not ended, and was not started again: {why}", agent.name);
             return Err(Fault::new(Code::Conflict, detail));
         }
     }

@@ -74,11 +74,16 @@ pub async fn wait_for_end(
         let code = last.last_exit.and_then(|exit| u8::try_from(exit.code()).ok()).unwrap_or(REFUSED);
         End::Over { code, message: last.refused }
     };
-    tokio::pin!(escalated, over);
+    let alone = desk.agents.one_without_actor();
+    tokio::pin!(escalated, alone, over);
     loop {
         tokio::select! {
             why = &mut escalated => return End::Escalated(why),
             end = &mut over => return end,
+            // The next supervisor's actor takes the process over.
+            agent = &mut alone => {
+                return End::Escalated(format!("the actor of agent '{agent}' failed beyond its limit, and its process may run"));
+            }
             Some(grace) = told_to_end.recv() => stop_agents(desk, grace),
             heard = heart.hear() => match heard {
                 Ok(ToSupervisor::Signal(libc::SIGTERM)) => stop_agents(desk, STOP_GRACE),

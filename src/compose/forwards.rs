@@ -63,11 +63,18 @@ pub fn handed_over(planned: &[Forward], handover: &mut Handover) -> io::Result<V
     forwards.collect()
 }
 
+/// The places for the connections of all forwards.
+pub fn places() -> Shares {
+    Shares::new(MAX_CONNECTIONS)
+}
+
 /// What the actor is started with.
 #[derive(Clone)]
 pub struct Arguments {
     /// All forwards.
     pub forwards: Vec<Forwarded>,
+    /// The places that all their connections share. They live above the actor, as the connections outlive it.
+    pub places: Shares,
     /// Init, which makes the sockets inside.
     pub init: InitClient,
 }
@@ -87,13 +94,12 @@ impl Actor for ForwardsActor {
         myself: ActorRef<Msg>,
         given: Arguments,
     ) -> Result<Vec<Duty>, ActorProcessingErr> {
-        let places = Shares::new(MAX_CONNECTIONS);
         let mut loops = Vec::with_capacity(given.forwards.len());
         for (forward, number) in given.forwards.into_iter().zip(1..) {
             let listener = forward.listener.try_clone()?;
             listener.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener)?;
-            let (init, places) = (given.init.clone(), places.clone());
+            let (init, places) = (given.init.clone(), given.places.clone());
             loops.push(Duty::begin(
                 &myself,
                 Msg::DutyEnded,

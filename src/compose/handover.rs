@@ -9,7 +9,11 @@ use std::time::Duration;
 use agent::protocol::{Beginning, News, Slot, ToHeart, ToSupervisor};
 use agent::wire::{AsyncWire, Packet, WireError};
 
+use crate::sealed;
 use crate::steps::Steps;
+
+/// How long to wait before the heart is asked once more to keep a value.
+const KEEP_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the heart handed to this supervisor.
 #[derive(Debug)]
@@ -97,6 +101,27 @@ impl HeartLine {
         self.wire.send(&ToHeart::Keep { slot: Slot::new(slot) }, &[fd]).await
     }
 
+    /// Has the heart keep a value for our successor, as sealed JSON. Tries until it does: what the heart
+    /// doesn't have is lost with this process. `value` is asked again each time, so that the newest is kept.
+    pub async fn keep_value<T: serde::Serialize>(&self, slot: &str, value: impl Fn() -> T) {
+        let mut was_told = false;
+        while let Err(why) = self.try_keep(slot, &value()).await {
+            if matches!(why, WireError::Closed) {
+                // The heart is gone: there will be no successor.
+                return;
+            }
+            if !std::mem::replace(&mut was_told, true) {
+                tracing::error!(%why, "the heart can't keep `{slot}` for a supervisor after this one; it is tried again");
+            }
+            tokio::time::sleep(KEEP_AGAIN).await;
+        }
+    }
+
+    async fn try_keep<T: serde::Serialize>(&self, slot: &str, value: &T) -> Result<(), WireError> {
+        let fd = sealed::seal_json(&format!("cofferdam-{slot}"), value)?;
+        self.keep(slot, fd.as_fd()).await
+    }
+
     /// Asks the heart to close a kept descriptor.
     pub async fn release(&self, slot: &str) -> Result<(), WireError> {
         self.wire.send(&ToHeart::Release { slot: Slot::new(slot) }, &[]).await
@@ -154,8 +179,8 @@ mod tests {
     use super::*;
     use agent::wire::{self, Wire};
 
-    /// What a supervisor makes of these packets: each a slot, with its descriptor or without, and then the end
-    /// of the handover, which says that there were `sent`.
+    /// What a supervisor makes of these packets: each a slot, with its descriptor or without, and then the
+    /// end of the handover, which says that there were `sent`.
     async fn handed(slots: &[(&str, bool)], sent: u32) -> Result<Handover, WireError> {
         let (ours, theirs) = wire::pair().unwrap();
         let heart = Wire::new(ours).unwrap();

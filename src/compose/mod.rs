@@ -39,7 +39,6 @@ mod stores;
 mod terminal;
 mod tree;
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -336,16 +335,14 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::
             // reading a file once more changes nothing.
             let held = *seen.borrow_and_update();
             let now = store.load();
-            let counted = stores::Counted { number: now.number, seen: held, cage };
-            if let Ok(fd) = sealed::seal_json("cofferdam-generation", &counted) {
-                let _ = heart.keep(slot::GENERATION, fd.as_fd()).await;
-            }
-            let kept =
-                stores::KeptPolicy { number: now.number, text: now.source.text.to_string(), seen: held };
-            if let Ok(fd) = sealed::seal_json("cofferdam-policy", &kept) {
-                // Once sent to the heart, it is safe even if this process dies now.
-                let _ = heart.keep(slot::POLICY, fd.as_fd()).await;
-            }
+            let counted = || stores::Counted { number: now.number, seen: held, cage };
+            heart.keep_value(slot::GENERATION, counted).await;
+            let kept = || {
+                let text = now.source.text.to_string();
+                stores::KeptPolicy { number: now.number, text, seen: held }
+            };
+            heart.keep_value(slot::POLICY, kept).await;
+            // Once sent to the heart, it is safe even if this process dies now.
             kept_number.send_replace(now.number);
         }
     });

@@ -287,12 +287,7 @@ fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
         let mut changes = watched.changes();
         while changes.changed().await.is_ok() {
             let began = Instant::now();
-            match sealed::seal_json("cofferdam-pins", &watched.kept()) {
-                Ok(fd) => drop(heart.keep(slot::PINS, fd.as_fd()).await),
-                Err(error) => {
-                    tracing::error!(%error, "a supervisor after this one would take the next use of programs for their first");
-                }
-            }
+            heart.keep_value(slot::PINS, || watched.kept()).await;
             // Each write is of all pins: agents that use new programs all the time must not occupy a
             // processor with it.
             tokio::time::sleep(began.elapsed() * PINS_REST).await;
@@ -324,10 +319,7 @@ fn guesses(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Gu
     tokio::spawn(async move {
         let mut changes = watched.changes();
         while changes.changed().await.is_ok() {
-            let guessed = Guessed { kept: watched.kept(), cage };
-            if let Ok(fd) = sealed::seal_json("cofferdam-guesses", &guessed) {
-                let _ = heart.keep(slot::GUESSES, fd.as_fd()).await;
-            }
+            heart.keep_value(slot::GUESSES, || Guessed { kept: watched.kept(), cage }).await;
         }
     });
     Ok(guesses)

@@ -126,7 +126,8 @@ pub fn spec(
             (proxy::actor::ProxyActor, proxy.clone())
         })));
     if !forwards.is_empty() {
-        let given = super::forwards::Arguments { forwards, init: init.clone() };
+        let given =
+            super::forwards::Arguments { forwards, places: super::forwards::places(), init: init.clone() };
         tree = tree.child(part(ChildSpec::actor("forwards", addresses.forwards.clone(), move || {
             (super::forwards::ForwardsActor, given.clone())
         })));

@@ -39,7 +39,7 @@ use nix::sys::signalfd::SignalFd;
 use crate::builder::{Builder, Commission};
 use crate::children;
 use crate::console::{fault, say, wait_briefly, warn};
-use crate::plan::{Plan, STOP_GRACE, slot};
+use crate::plan::{Mode, Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;
 use ending::Ending;
@@ -283,6 +283,8 @@ impl Heart {
                 match Signal::try_from(info.ssi_signo as i32) {
                     // With no supervisor to pass SIGINT on to, an interrupt means that the sandbox is to end.
                     Ok(Signal::SIGTERM | Signal::SIGINT) => self.must_stop(STOP_GRACE),
+                    // The terminal is gone, and with it whoever could end what was started there.
+                    Ok(Signal::SIGHUP) if self.plan.mode != Mode::Service => self.must_stop(STOP_GRACE),
                     Ok(Signal::SIGTSTP) => self.stop_for_now(),
                     Ok(Signal::SIGCONT) => self.go_on(),
                     // Other signals would be passed on, and there is no supervisor to pass them to.

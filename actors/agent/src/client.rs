@@ -8,7 +8,7 @@
 //! [`ClientError::TimedOut`]: what it asked for may be done all the same.
 
 mod open;
-mod patience;
+pub mod patience;
 
 use crate::plan;
 use crate::protocol::{

@@ -7,7 +7,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use supervision::{Duty, DutyEnded};
 
 use crate::approved::Approved;
-use crate::reload::{Loader, Published, Refused, Reloaded};
+use crate::reload::{Loader, Published, Read, Refused, Reloaded};
 use crate::watch::{Look, watch};
 
 /// A message to the reloader.
@@ -31,6 +31,8 @@ pub enum Msg {
     /// Read the file again. While the actor is down the message is dropped: a starting actor reads the file
     /// anyway.
     Reload(Look),
+    /// The file was read. From a predecessor's reading, too: what it holds is the same.
+    FileRead(Look, Read),
     /// The watch on the file ended: the actor fails, and its successor watches again. While the actor is down
     /// the message is dropped.
     DutyEnded(DutyEnded),
@@ -45,8 +47,33 @@ pub struct PolicyActor;
 /// The reloader's state.
 pub struct State {
     loader: Loader,
+    /// Whether the file is being read, and what it is to be read for once more after that. A file system may
+    /// take as long as it likes (a dead server's takes for ever), so that nothing here waits for it.
+    reading: bool,
+    again: Option<Look>,
     /// The watch on the file, if there is one.
     _watch: Option<Duty>,
+}
+
+impl State {
+    /// Has the file read, beside everything else; one reading at a time.
+    fn read(&mut self, myself: &ActorRef<Msg>, look: Look) {
+        if std::mem::replace(&mut self.reading, true) {
+            self.again = self.again.max(Some(look));
+            return;
+        }
+        let (loader, me) = (self.loader.clone(), myself.clone());
+        tokio::spawn(async move {
+            let message = match tokio::task::spawn_blocking(move || loader.read()).await {
+                Ok(read) => Msg::FileRead(look, read),
+                Err(panic) => Msg::DutyEnded(DutyEnded {
+                    what: "reading the policy's file".into(),
+                    why: panic.to_string(),
+                }),
+            };
+            let _ = me.cast(message);
+        });
+    }
 }
 
 impl Actor for PolicyActor {
@@ -63,12 +90,19 @@ impl Actor for PolicyActor {
                 Ok(())
             })
         });
-        Ok(State { loader, _watch: watch })
+        Ok(State { loader, reading: false, again: None, _watch: watch })
     }
 
-    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        msg: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         let loader = state.loader.clone();
         match msg {
+            // Whoever asked was told by now that it failed: done late, it would be nobody's doing.
+            Msg::Set { reply, .. } | Msg::Approve { reply, .. } if reply.is_closed() => {}
             Msg::Set { text, reply } => {
                 let result = aside(move || loader.set(&text)).await;
                 let _ = reply.send(result);
@@ -77,15 +111,22 @@ impl Actor for PolicyActor {
                 let result = aside(move || loader.approve(approved)).await;
                 let _ = reply.send(result);
             }
-            Msg::Reload(look) => match aside(move || loader.reload(look)).await {
-                Ok(Reloaded::Unchanged) => {}
-                Ok(Reloaded::Published(published)) => {
-                    tracing::info!(generation = published.generation, "the policy was reloaded");
+            Msg::Reload(look) => state.read(&myself, look),
+            Msg::FileRead(look, read) => {
+                state.reading = false;
+                if let Some(look) = state.again.take() {
+                    state.read(&myself, look);
                 }
-                // Logged as an error, so that it is seen even where nothing else is: what the operator wrote
-                // is not in force.
-                Err(refused) => tracing::error!("{refused}"),
-            },
+                match aside(move || loader.reload(look, read)).await {
+                    Ok(Reloaded::Unchanged) => {}
+                    Ok(Reloaded::Published(published)) => {
+                        tracing::info!(generation = published.generation, "the policy was reloaded");
+                    }
+                    // Logged as an error, so that it is seen even where nothing else is: what the operator
+                    // wrote is not in force.
+                    Err(refused) => tracing::error!("{refused}"),
+                }
+            }
             Msg::DutyEnded(ended) => return Err(ended.into()),
             #[expect(clippy::panic, reason = "fault injection: proves that a panic here costs nothing")]
             Msg::InjectPanic => panic!("injected"),
@@ -137,6 +178,43 @@ mod tests {
         assert_eq!(set(&actor, "version: 1 # two\n").await.unwrap().generation, 2);
         assert!(matches!(set(&actor, "version: 7\n").await, Err(Refused::Rejected(_))));
         assert_eq!(loader.store().load().number, 2);
+        actor.stop(None);
+        handle.await.unwrap();
+    }
+
+    /// As on a server that is gone: reading goes on until the test ends.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_file_that_cant_be_read_to_its_end_holds_up_no_operator() {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (began, begins) = std::sync::mpsc::channel();
+        let gate = std::sync::Mutex::new(released);
+        let loader = loader(Some("/on/a/server".into())).reading_by(Arc::new(move |_| {
+            began.send(()).unwrap();
+            let _released = gate.lock().unwrap().recv();
+            Ok(TEXT.to_owned())
+        }));
+        let (actor, handle) = Actor::spawn(None, PolicyActor, loader.clone()).await.unwrap();
+        actor.cast(Msg::Reload(Look::Meant)).unwrap();
+        begins.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(set(&actor, "version: 1 # two\n").await.unwrap().generation, 2);
+        actor.cast(Msg::Reload(Look::Meant)).unwrap();
+        assert_eq!(set(&actor, "version: 1 # three\n").await.unwrap().generation, 3);
+        assert!(begins.try_recv().is_err(), "read twice at a time");
+        drop(release);
+        begins.recv_timeout(DEADLINE).expect("read once more, since that was wanted meanwhile");
+        actor.stop(None);
+        handle.await.unwrap();
+    }
+
+    /// What nobody waits for any more was refused as far as anybody knows.
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_done_late() {
+        let loader = loader(None);
+        let (actor, handle) = Actor::spawn(None, PolicyActor, loader.clone()).await.unwrap();
+        let (reply, gone) = ractor::concurrency::oneshot();
+        drop(gone);
+        actor.cast(Msg::Set { text: "version: 1 # late\n".into(), reply: reply.into() }).unwrap();
+        assert_eq!(set(&actor, "version: 1 # in time\n").await.unwrap().generation, 2);
         actor.stop(None);
         handle.await.unwrap();
     }

@@ -86,6 +86,13 @@ impl Seen {
     }
 }
 
+/// What a look at the file gave; nothing where no file is watched.
+#[derive(Debug)]
+pub struct Read(Option<Result<String, Refused>>);
+
+/// Reads a policy file. Blocks.
+type Reader = Arc<dyn Fn(&Path) -> Result<String, Refused> + Send + Sync>;
+
 /// Reloads a store from one source. Clones share what was last seen.
 #[derive(Clone)]
 pub struct Loader {
@@ -96,6 +103,7 @@ pub struct Loader {
     approved: Arc<Mutex<Arc<[Approved]>>>,
     seen: Arc<watch::Sender<Seen>>,
     observer: Observer,
+    reader: Reader,
 }
 
 impl Loader {
@@ -111,7 +119,15 @@ impl Loader {
         observer: Observer,
     ) -> Self {
         let seen = Arc::new(watch::Sender::new(seen));
-        Self { store, path, presets: presets.into(), approved: Arc::default(), seen, observer }
+        Self {
+            store,
+            path,
+            presets: presets.into(),
+            approved: Arc::default(),
+            seen,
+            observer,
+            reader: Arc::new(read),
+        }
     }
 
     /// Sets the list of earlier approvals, which the store's generation already has.
@@ -133,30 +149,41 @@ impl Loader {
         self.path.as_deref()
     }
 
+    /// As it is, with another way to read the file.
+    #[cfg(test)]
+    pub(crate) fn reading_by(self, reader: Reader) -> Self {
+        Self { reader, ..self }
+    }
+
     /// A receiver of what the file was last seen to hold.
     #[must_use]
     pub fn seen(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
     }
 
-    /// Reads the file again. A file that is as it was last seen (good or bad) is left alone; the observer is
-    /// then called only for [`Look::Meant`], since it counts reloads, not changes in the directory. Blocks on
-    /// the disk.
+    /// Reads the file. Blocks on the disk, or on a server, for as long as that takes.
+    #[must_use]
+    pub fn read(&self) -> Read {
+        Read(self.path.as_deref().map(|path| (self.reader)(path)))
+    }
+
+    /// Puts in force what the file holds. A file that is as it was last seen (good or bad) is left alone; the
+    /// observer is then called only for [`Look::Meant`], since it counts reloads, not changes in the
+    /// directory.
     ///
     /// # Errors
     /// Why the file isn't in force; returned once for each state of the file.
-    pub fn reload(&self, look: Look) -> Result<Reloaded, Refused> {
+    pub fn reload(&self, look: Look, read: Read) -> Result<Reloaded, Refused> {
         let before = *self.seen.borrow();
-        let result = self.reloaded();
+        let result = self.reloaded(read);
         if look == Look::Meant || *self.seen.borrow() != before {
             (self.observer)(&result);
         }
         result
     }
 
-    fn reloaded(&self) -> Result<Reloaded, Refused> {
-        let Some(path) = &self.path else { return Ok(Reloaded::Unchanged) };
-        let text = read(path);
+    fn reloaded(&self, read: Read) -> Result<Reloaded, Refused> {
+        let (Some(path), Read(Some(text))) = (&self.path, read) else { return Ok(Reloaded::Unchanged) };
         let seen = text.as_deref().map_or(Seen::Unreadable, Seen::of);
         if *self.seen.borrow() == seen {
             return Ok(Reloaded::Unchanged);
@@ -252,6 +279,10 @@ mod tests {
 
     const GOOD: &str = "version: 1\nnetwork_policies: { a: { endpoints: [ { host: a.example.com, port: 22 } ], binaries: [ { path: /usr/bin/ssh } ] } }\n";
 
+    fn looked(loader: &Loader, look: Look) -> Result<Reloaded, Refused> {
+        loader.reload(look, loader.read())
+    }
+
     fn word(refused: &Refused) -> &'static str {
         match refused {
             Refused::Unreadable { .. } => "unreadable",
@@ -281,39 +312,39 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.yaml");
         let (loader, told) = loader(&path, "version: 1\n");
-        assert!(matches!(loader.reload(Look::Meant), Ok(Reloaded::Unchanged)));
+        assert!(matches!(looked(&loader, Look::Meant), Ok(Reloaded::Unchanged)));
         told.lock().unwrap().clear();
         for text in ["version: 2\n", "{"] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(word(&loader.reload(Look::Meant).unwrap_err()), "rejected");
-            assert!(matches!(loader.reload(Look::Meant), Ok(Reloaded::Unchanged)), "said once");
+            assert_eq!(word(&looked(&loader, Look::Meant).unwrap_err()), "rejected");
+            assert!(matches!(looked(&loader, Look::Meant), Ok(Reloaded::Unchanged)), "said once");
             assert_eq!(*told.lock().unwrap(), ["rejected", "unchanged"]);
             told.lock().unwrap().clear();
             assert_eq!(loader.store().load().number, 1);
         }
         std::fs::write(&path, b"\xff").unwrap();
-        assert_eq!(word(&loader.reload(Look::Meant).unwrap_err()), "unreadable");
+        assert_eq!(word(&looked(&loader, Look::Meant).unwrap_err()), "unreadable");
         std::fs::write(&path, vec![b'#'; MAX_POLICY_BYTES + 1]).unwrap();
-        let _ = loader.reload(Look::Meant);
+        let _ = looked(&loader, Look::Meant);
         std::fs::remove_file(&path).unwrap();
         // A pipe that nobody writes to.
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(
-            matches!(loader.reload(Look::Meant), Ok(Reloaded::Unchanged)),
+            matches!(looked(&loader, Look::Meant), Ok(Reloaded::Unchanged)),
             "unreadable as before, which was said"
         );
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "").unwrap();
         assert_eq!(
-            word(&loader.reload(Look::Meant).unwrap_err()),
+            word(&looked(&loader, Look::Meant).unwrap_err()),
             "rejected",
             "it can be read, and is empty"
         );
         std::fs::remove_file(&path).unwrap();
-        let _ = loader.reload(Look::Meant);
+        let _ = looked(&loader, Look::Meant);
         assert_eq!(loader.store().load().number, 1);
         std::fs::write(&path, GOOD).unwrap();
-        assert!(matches!(loader.reload(Look::Meant), Ok(Reloaded::Published(p)) if p.generation == 2));
+        assert!(matches!(looked(&loader, Look::Meant), Ok(Reloaded::Published(p)) if p.generation == 2));
         assert_eq!(told.lock().unwrap().last().map(String::as_str), Some("2"));
     }
 
@@ -322,11 +353,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.yaml");
         let (loader, told) = loader(&path, "version: 1\n");
-        loader.reload(Look::Routine).unwrap();
+        looked(&loader, Look::Routine).unwrap();
         assert!(told.lock().unwrap().is_empty(), "{told:?}");
-        loader.reload(Look::Meant).unwrap();
+        looked(&loader, Look::Meant).unwrap();
         std::fs::write(&path, GOOD).unwrap();
-        loader.reload(Look::Routine).unwrap();
+        looked(&loader, Look::Routine).unwrap();
         assert_eq!(*told.lock().unwrap(), ["unchanged", "2"]);
     }
 
@@ -337,17 +368,17 @@ mod tests {
         let (first, _) = loader(&path, "version: 1\n");
         std::fs::write(&path, GOOD).unwrap();
         let mut seen = first.seen();
-        first.reload(Look::Meant).unwrap();
+        looked(&first, Look::Meant).unwrap();
         assert!(seen.has_changed().unwrap(), "told to whoever keeps it");
         let in_force = first.set("version: 1 # by hand\n").unwrap().generation;
         let store =
             Store::starting_at(Candidate::new("p", &first.store().load().text, &[]).unwrap(), in_force);
         let kept = *seen.borrow_and_update();
         let next = Loader::new(store, Some(path.clone()), Vec::new(), kept, Arc::new(|_| ()));
-        assert!(matches!(next.reload(Look::Meant), Ok(Reloaded::Unchanged)));
+        assert!(matches!(looked(&next, Look::Meant), Ok(Reloaded::Unchanged)));
         assert_eq!(next.store().load().number, in_force);
         std::fs::write(&path, "version: 1 # edited\n").unwrap();
-        assert!(matches!(next.reload(Look::Meant), Ok(Reloaded::Published(_))));
+        assert!(matches!(looked(&next, Look::Meant), Ok(Reloaded::Published(_))));
     }
 
     #[test]
@@ -357,7 +388,7 @@ mod tests {
         let (loader, _) = loader(&path, "version: 1\n");
         let changed = format!("{GOOD}filesystem_policy: {{ read_only: [/usr] }}\n");
         std::fs::write(&path, &changed).unwrap();
-        let refused = loader.reload(Look::Meant).unwrap_err();
+        let refused = looked(&loader, Look::Meant).unwrap_err();
         assert!(refused.to_string().contains("filesystem_policy changed"), "{refused}");
         assert_eq!(loader.store().load().number, 1, "nothing of it takes effect, the network part neither");
         assert!(loader.set(&changed).is_err());

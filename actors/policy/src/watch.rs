@@ -22,7 +22,7 @@ pub const PATIENCE: Duration = Duration::from_millis(500);
 pub const POLL: Duration = Duration::from_secs(5);
 
 /// Why the file should be looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Look {
     /// To be sure: the watch began, the poll interval passed, or something else in the directory changed,
     /// which may be a symbolic link on the file's path.

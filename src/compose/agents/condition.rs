@@ -65,6 +65,13 @@ impl Condition {
         }
     }
 
+    /// Its actor is not started again. Only an agent that is known to have ended is over: there may be a
+    /// process that the actor could not even ask for.
+    pub(super) fn give_up(&mut self) {
+        self.gave_up = true;
+        self.over = self.pid.is_none() && self.last_exit.is_some();
+    }
+
     fn ended(&mut self, status: ExitStatus, restarts: bool) {
         (self.pid, self.since) = (None, None);
         self.last_exit = Some(status);
@@ -95,5 +102,23 @@ pub(in crate::compose) fn mend(program: &str, outside: Option<&Path>, why: &str,
             format!("{program}: can't be executed inside the sandbox ({why}); is it a program with mode +x?")
         }
         _ => format!("{program}: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_is_given_up_is_over_only_if_it_is_known_to_have_ended() {
+        let given_up = |mut condition: Condition| {
+            condition.give_up();
+            assert!(condition.gave_up);
+            condition.over
+        };
+        let ended = Condition { last_exit: Some(ExitStatus::Code(1)), ..Condition::default() };
+        assert!(given_up(ended.clone()));
+        assert!(!given_up(Condition { pid: Some(7), ..ended }), "it runs");
+        assert!(!given_up(Condition::default()), "its actor could not even ask for it");
     }
 }

@@ -18,6 +18,10 @@ const SPAWN: Duration = INIT_PATIENCE.saturating_add(init::STARTED_WITHIN);
 /// under way.
 const SEARCH: Duration = Duration::from_secs(180);
 
+/// How long an agent's start may take in all: init's table is read, and the agent's strays are searched for
+/// between two attempts to start its process. Whoever waits for a start must wait longer.
+pub const OF_A_START: Duration = ANSWER.saturating_add(SPAWN.saturating_mul(2)).saturating_add(SEARCH);
+
 /// Returns the time limit for this question.
 pub(super) fn with(request: &Request) -> Duration {
     match request {

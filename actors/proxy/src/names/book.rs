@@ -138,7 +138,10 @@ impl Book {
     /// Returns the addresses of a name, if it has some.
     #[must_use]
     pub fn known(&self, name: &DomainName) -> Option<Addresses> {
-        let writer = self.lock();
+        self.known_to(&self.lock(), name)
+    }
+
+    fn known_to(&self, writer: &Writer, name: &DomainName) -> Option<Addresses> {
         let slot = *writer.slots.get(name)?;
         self.touch(slot);
         self.addresses(slot)
@@ -149,10 +152,11 @@ impl Book {
     /// # Errors
     /// When the binding can't be written, or all slots must still rest: then it isn't made.
     pub fn bind(&self, name: &DomainName) -> io::Result<Addresses> {
-        if let Some(known) = self.known(name) {
+        // Looked up and bound under one lock: two who ask at a time for a new name must get one slot.
+        let mut writer = self.lock();
+        if let Some(known) = self.known_to(&writer, name) {
             return Ok(known);
         }
-        let mut writer = self.lock();
         let number = self.free_slot(&writer).ok_or(io::ErrorKind::ResourceBusy)?;
         let slot = self.slots.get(number).ok_or(io::ErrorKind::StorageFull)?;
         let before = slot.binding.load_full();

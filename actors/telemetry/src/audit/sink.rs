@@ -74,8 +74,8 @@ impl Sink {
         self.0.queue.capacity() >= self.headroom() || *self.0.health.borrow() != Health::Good
     }
 
-    /// Waits until there is room, at most for [`PATIENCE`]. Takes no place meanwhile: those that are kept free
-    /// are for others.
+    /// Waits until there is room, at most for [`PATIENCE`]. Takes no place meanwhile: those that are kept
+    /// free are for others.
     pub async fn room(&self) {
         let room = async {
             loop {
