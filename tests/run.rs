@@ -207,6 +207,13 @@ fn a_service_without_its_program_is_refused(stage: &Stage) -> Result<()> {
         let file = stage.write("lost.yaml", text)?.display().to_string();
         let refused = stage.call(&["up", "-f", &file])?.expect_code(127)?.err();
         ensure!(refused.contains("agent 'a': no-such-program: not found inside the sandbox"), "{refused}");
+        // Its whole life is on record, short as it was.
+        let log = common::audit(stage, "lost")?;
+        let life: Vec<_> = log.iter().rev().take(4).map(|record| &record["event"]).collect();
+        let changes: Vec<_> = life.iter().filter_map(|event| event["change"].as_str()).collect();
+        let (first, last) = (changes.last(), changes.first());
+        ensure!((first, last) == (Some(&"started"), Some(&"stopped")), "{life:?}");
+        ensure!(changes.contains(&"failed"), "{life:?}");
     }
     Ok(())
 }

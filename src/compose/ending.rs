@@ -114,6 +114,14 @@ fn stop_agents(desk: &Arc<ControlApi>, grace: Duration) {
     tokio::spawn(async move { desk.agents.stop(grace, desk.tree.get()).await });
 }
 
+/// Puts the sandbox's end on record, and waits until all records are on disk. The actor that writes them must
+/// still be there.
+pub async fn last_records(desk: &ControlApi, message: Option<String>) {
+    desk.stores.audit.ends();
+    records::sandbox(&desk.stores.audit.sink(), SandboxChange::Stopped, &desk.plan.name, message);
+    desk.stores.audit.flush(LAST_WORK).await;
+}
+
 /// Does the last work of a sandbox that is over: writes every byte of output and every record. Meanwhile the
 /// heart ends what is left inside.
 pub async fn close(
@@ -131,10 +139,7 @@ pub async fn close(
     tokio::join!(futures_util::future::join_all(drains), desk.exec.end(LAST_WORK));
     heart.steps.done("supervisor: output out");
     heart.over(code, message.clone()).await.inspect_err(|_| clean_up())?;
-    desk.stores.audit.ends();
-    let sink = desk.stores.audit.sink();
-    records::sandbox(&sink, SandboxChange::Stopped, &desk.plan.name, message.clone());
-    desk.stores.audit.flush(LAST_WORK).await;
+    last_records(desk, message.clone()).await;
     heart.steps.done("supervisor: records on disk");
     let refused = match desk.plan.mode {
         Mode::Foreground { .. } if !desk.plan.quiet => desk.stores.refusals.told(&desk.plan.name),

@@ -251,12 +251,20 @@ async fn build(
     let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), owner(&plan), &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
-    tokio::spawn(records::reports(heard, stores.audit.sink(), desk.agents.clone()));
+    let reporting = tokio::spawn(records::reports(heard, stores.audit.sink(), desk.agents.clone()));
     let tree = Supervisor::start(spec.report_to(reports)).await?;
     heart.steps.done("supervisor: tree up; waits for the proof");
 
     let behind = BehindTheProof { report, roots: put, captured, specs };
-    behind.begin(&desk, &tree).await?;
+    if let Err(why) = behind.begin(&desk, &tree).await {
+        if desk.beginning == Beginning::Sandbox {
+            // It ends before it began. Afterwards the tree is gone, and with it whoever writes records. What
+            // the tree reports of that end says nothing that the last record doesn't.
+            reporting.abort();
+            ending::last_records(&desk, Some(why.to_string())).await;
+        }
+        return Err(why);
+    }
     another_cage::keep_who_is_over(&desk, heart);
     if matches!(desk.beginning, Beginning::Succession | Beginning::SameCage) {
         let names = desk.agents.iter().map(|agent| Arc::clone(&agent.name)).collect();

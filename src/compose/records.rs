@@ -157,7 +157,10 @@ pub fn record(sink: &Sink, event: Event) {
 
 /// Warns that an event could not be recorded.
 pub fn told(noted: Result<RecordId, AuditUnavailable>) {
-    if let Err(error) = noted {
+    if let Err(error) = noted
+        // Closed with the process, after the last record of all.
+        && error != AuditUnavailable::Closed
+    {
         tracing::warn!(%error, "an event is not on record");
     }
 }

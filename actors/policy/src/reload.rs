@@ -56,8 +56,8 @@ pub enum Refused {
     Rejected(Diagnostics),
     /// A static section differs. Static sections bind agents as long as they run.
     #[error(
-        "{} changed, which binds agents as long as they run: `policy set --restart-agents` ends them and starts them under it; \
-         the policy in force stays",
+        "{} changed, which binds agents as long as they run: start them again under it (those of `cofferdam up` by \
+         `policy set --restart-agents`); the policy in force stays",
         .sections.join(", ")
     )]
     StaticChanged {

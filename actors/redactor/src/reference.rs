@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -102,7 +102,7 @@ impl Reference {
             key.pop();
         }
         if key.is_empty() {
-            return Err(fault("it is empty".into()));
+            return Err(fault("it is empty: put the key there".into()));
         }
         if !key.iter().all(fits) {
             return Err(fault(otherwise.into()));
@@ -128,10 +128,16 @@ fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         // A FIFO in its place must not hang the start.
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
         .open(path)
-        .map_err(|e| format!("{shown}: {e}"))?;
+        .map_err(|e| match e.kind() {
+            ErrorKind::NotFound => format!("{shown} is not there: put the key there, with mode 0600"),
+            ErrorKind::PermissionDenied => {
+                format!("{shown} can't be read: it must belong to the user who starts the sandbox")
+            }
+            _ => format!("{shown}: {e}"),
+        })?;
     let meta = file.metadata().map_err(|e| format!("{shown}: {e}"))?;
     if !meta.is_file() {
-        return Err(format!("{shown}: not a regular file"));
+        return Err(format!("{shown} is not a regular file: name the file that holds the key"));
     }
     if meta.mode() & 0o077 != 0 {
         return Err(format!(
