@@ -144,3 +144,19 @@ pub fn agents(specs: Vec<ChildSpec>) -> ChildSpec {
 fn part(spec: ChildSpec) -> ChildSpec {
     spec.backoff(BACKOFF).intensity(INTENSITY)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_the_restarts() {
+        let page = include_str!("../../docs/limits.md");
+        let Intensity { restarts, within } = INTENSITY;
+        let row = format!("| `INTENSITY` | {restarts} within {} s |", within.as_secs());
+        assert!(page.contains(&row), "{row}");
+        let (min, max) = (BACKOFF.min.as_millis(), BACKOFF.max.as_secs());
+        let row = format!("| `BACKOFF` | {min} ms, doubled up to {max} s |");
+        assert!(page.contains(&row), "{row}");
+    }
+}
