@@ -62,10 +62,12 @@ impl Stdin {
                 if let Some(now) = led.load_full() {
                     lead(&now, &runtime, &heart);
                     // End of input: dropping the pipe lets the agent read end of file, and releasing the slot
-                    // keeps a successor from forwarding more.
-                    led.store(None);
-                    drop(now);
-                    let _ = runtime.block_on(heart.release(SLOT));
+                    // keeps a successor from forwarding more. A newer destination stays what it is.
+                    let newest = led.compare_and_swap(&now, None);
+                    if newest.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, &now)) {
+                        drop((newest, now));
+                        let _ = runtime.block_on(heart.release(SLOT));
+                    }
                 }
             }
         });
