@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{Finished, PATIENCE};
+use bed::stage::{Finished, PATIENCE, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -300,8 +300,8 @@ fn a_name_keeps_its_address(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A port that a new policy names is captured at once; one that it no longer names is refused by the kernel
-/// again.
+/// A port that a new policy names is captured at once, also one that was let go before; one that it no longer
+/// names is refused by the kernel again.
 fn a_reload_moves_the_ports(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let entry = |port: u16| {
@@ -318,9 +318,13 @@ fn a_reload_moves_the_ports(stage: &Stage) -> Result<()> {
         &[&python, "-c", script],
         "ready",
     )?;
-    sandbox.heart().wait_for("open [8080]", PATIENCE)?;
-    stage.write("policy.yaml", entry(80))?;
-    sandbox.heart().wait_for("open [80]", PATIENCE)
+    for (port, time) in [(8080, 1), (80, 1), (8080, 2), (80, 2)] {
+        stage.write("policy.yaml", entry(port))?;
+        let (heart, line) = (sandbox.heart(), format!("open [{port}]"));
+        let opened = || (heart.out().matches(&line).count() >= time).then_some(());
+        poll(&format!("{line} for the {time}. time"), PATIENCE, opened)?;
+    }
+    Ok(())
 }
 
 /// Ports that no entry names are refused by the kernel at once, datagrams too; each is on record, the first

@@ -14,7 +14,7 @@ pub mod reach;
 use std::path::{Path, PathBuf};
 
 use agent::isolation::shown;
-use agent::plan::{CagePlan, Paths};
+use agent::plan::CagePlan;
 use policy::Policy;
 
 use crate::failure::Failure;
@@ -49,7 +49,7 @@ impl Site {
         let (ids, hidden) = (cage.ids, &before.hidden);
         let (changes, before) = (None, &before.written_before);
         let chosen = Chosen { state: &self.state, changes, ids, hidden, before, quiet: self.quiet };
-        shape(&mut cage, policies::paths(policy), self.root.as_deref(), &chosen)?;
+        shape(&mut cage, policy, self.root.as_deref(), &chosen)?;
         self.apart.keep_out(&shown::places(&cage))?;
         check(&cage)?;
         Ok(cage)
@@ -64,18 +64,19 @@ pub fn lasting(path: &Path) -> Result<PathBuf, Failure> {
     Ok(std::path::absolute(path)?)
 }
 
-/// Sets the policy's `paths` in the plan and, if another root is `named`, that root and the directory that
-/// keeps agents' changes to it.
+/// Sets the policy's paths and ports in the plan and, if another root is `named`, that root and the directory
+/// that keeps agents' changes to it.
 ///
 /// # Errors
 /// A root that can't be one.
 pub fn shape(
     cage: &mut CagePlan,
-    paths: Paths,
+    policy: &Policy,
     named: Option<&Path>,
     chosen: &Chosen<'_>,
 ) -> Result<(), Failure> {
-    cage.paths = paths;
+    cage.paths = policies::paths(policy);
+    cage.captured_ports = policies::ports(policy);
     cage.root = named.map(|named| chosen.locate(named, &mut cage.paths)).transpose()?;
     Ok(())
 }

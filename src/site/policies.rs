@@ -1,6 +1,7 @@
 //! Finds, reads and checks the policy that a command means: a built-in profile or a file, with presets on top
 //! that are built in or files too.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use agent::plan::{PathRule, Paths, WORKSPACE};
@@ -115,4 +116,10 @@ pub fn paths(policy: &Policy) -> Paths {
         read_write.push(PathRule { path: WORKSPACE.into(), optional: false });
     }
     Paths { read_only: filesystem.read_only.iter().map(rule).collect(), read_write }
+}
+
+/// Returns how many different ports the policy names.
+pub fn ports(policy: &Policy) -> usize {
+    let endpoints = policy.network().iter().flat_map(|entry| &entry.endpoints);
+    endpoints.flat_map(|endpoint| &endpoint.ports).collect::<BTreeSet<_>>().len()
 }

@@ -222,7 +222,7 @@ fn cage(
     let chosen = Chosen { state, changes, ids, hidden: &hidden, before: &before, quiet };
     let mut cage = cage::of_wanted(wanted, claim.name.as_str(), foundation, workspace, hidden.clone());
     cage.written_before.clone_from(&before);
-    site::shape(&mut cage, paths, wanted.root.as_deref(), &chosen)?;
+    site::shape(&mut cage, policy, wanted.root.as_deref(), &chosen)?;
     cage.root.iter().try_for_each(|other| door::is_text("--root, `root`", &other.path))?;
     ids::own(claim, ids)?;
     let shown = shown::places(&cage);

@@ -192,6 +192,9 @@ pub struct CagePlan {
     pub limits: Limits,
     /// TCP listeners wanted inside from the start. Further ones can be asked for at any time.
     pub listeners: Vec<SocketAddr>,
+    /// How many ports will be captured at first; policies to come may name
+    /// [`SPARE`](crate::isolation::stock::SPARE) others.
+    pub captured_ports: usize,
     /// Whether to observe what the kernel refuses behind the gate
     /// ([`Request::Refusals`](crate::protocol::Request::Refusals)). If so, the end of the sandbox takes some
     /// milliseconds longer, since the kernel takes its time to close a packet socket.
@@ -259,6 +262,7 @@ impl CagePlan {
             enforcement: Enforcement::default(),
             limits: Limits::default(),
             listeners: Vec::new(),
+            captured_ports: 0,
             witness: false,
             require_cap_drop: false,
             sabotage: Vec::new(),

@@ -88,6 +88,8 @@ pub async fn accept(deps: Arc<Deps>, listener: TcpListener, kind: Kind) {
                 backoff = ACCEPT_BACKOFF_MIN;
                 hand_over(&deps, stream, client, kind);
             }
+            // Init has taken the port back: this task ends when its actor hears of it, too.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => std::future::pending().await,
             Err(error) => {
                 // Out of descriptors or memory: waiting connections stay in the queue.
                 tracing::warn!(%error, "accept failed");

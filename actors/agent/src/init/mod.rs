@@ -215,6 +215,9 @@ struct Ground {
     steps: Vec<(String, u64)>,
 }
 
+/// A first policy's ports that can be captured: no known policy names more.
+const MAX_CAPTURED: usize = 1024;
+
 /// A built cage.
 pub(crate) struct Cage {
     pub(crate) confinement: Confinement,
@@ -234,7 +237,10 @@ pub(crate) struct Cage {
 fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<Cage, CageFailure> {
     plan.check().map_err(CageFailure::Plan)?;
     let Ground { network, handed, no_cgroup, outside, usual, started, mut steps } = ground;
-    let Network { gate, no_capture } = network?;
+    let Network { mut gate, no_capture } = network?;
+    if let Some(gate) = &mut gate {
+        gate.close(plan.captured_ports.min(MAX_CAPTURED)).map_err(at_step("opening the gate's sockets"))?;
+    }
     let no_witness = gate.as_ref().and_then(Gate::no_witness);
     let mut done = |what: &str| steps.push((format!("init: {what}"), sys::process::monotonic()));
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());

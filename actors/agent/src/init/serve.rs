@@ -39,8 +39,8 @@ const BURST: usize = 16;
 const REAPED_AT_ONCE: usize = 256;
 /// Events that may wait in `news`; beyond it the oldest are lost.
 const MAX_NEWS: usize = 64;
-/// Ports captured at a time: no known policy names more.
-const MAX_CAPTURED: usize = 1024;
+/// Of what there were too many when no socket is left for another port.
+const TOO_MANY_PORTS: &str = "ports captured in turn; starting the sandbox again mends it";
 
 pub(super) struct Loop<'a> {
     pub(super) channel: Channel<'a>,
@@ -356,7 +356,7 @@ impl Loop<'_> {
             }
             Request::Capture { port } => self.capture(port),
             Request::CaptureOnly { ports } => {
-                self.cage.captured.retain(|port, _| ports.contains(port));
+                self.release(&ports);
                 done
             }
             Request::Refusals => {
@@ -382,16 +382,24 @@ impl Loop<'_> {
         if let Some(listener) = self.cage.captured.get(&port) {
             return descriptor(listener.try_clone());
         }
-        if self.cage.captured.len() >= MAX_CAPTURED {
-            return Err(Refusal::TooMany("captured ports".into()));
-        }
         let why =
             || Refusal::Invalid(self.cage.report.no_capture.clone().unwrap_or_else(|| "no gate".into()));
         let gate = self.cage.gate.as_mut().ok_or_else(why)?;
         let listener = gate.listen(port).map_err(system("capturing a port"))?;
+        let listener = listener.ok_or_else(|| Refusal::TooMany(TOO_MANY_PORTS.into()))?;
         let copy = listener.try_clone().map_err(system("dup"))?;
         self.cage.captured.insert(port, listener);
         descriptor(Ok(copy))
+    }
+
+    /// Captures no port any more but these.
+    fn release(&mut self, but: &[u16]) {
+        // Without a gate nothing is captured.
+        let Some(gate) = &mut self.cage.gate else { return };
+        let ports = self.cage.captured.keys().copied().filter(|port| !but.contains(port)).collect::<Vec<_>>();
+        for port in ports {
+            self.cage.captured.remove(&port).into_iter().for_each(|listener| gate.retire(port, listener));
+        }
     }
 
     fn begin(&mut self, agent: &str, stdio: Stdio, fds: Vec<OwnedFd>) -> Result<Starting, Refusal> {

@@ -15,17 +15,15 @@
 //! meant for the world. This process must never be left in the gate's namespace: what it forks would listen
 //! there.
 //!
-//! Init may enter no namespace once the cage is proven, but later policies may name new ports. Init therefore
-//! derives new sockets of the gate's namespace from sockets that it already has there ([`Mint`]).
+//! Init may enter no namespace once the cage is proven, but later policies may name new ports: [`Stock`].
 
-use super::network::{listen_anywhere, listen_tcp};
+use super::stock::Stock;
 use crate::sys;
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
 
 /// The link's name on both sides, and its index (chosen by us, so that it need not be looked up).
 pub const LINK: &str = "gate";
@@ -44,9 +42,6 @@ const PREFIX_V4: u8 = 30;
 const AGENTS_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 1, 0, 0, 0, 2);
 const GATE_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 1, 0, 0, 0, 1);
 const PREFIX_V6: u8 = 64;
-/// The longest that init waits for a connection over the loopback. It is there at once, unless a flooded
-/// machine loses a packet: then the SYN is sent again after a second (tcp(7)).
-const AT_ONCE: Duration = Duration::from_millis(1500);
 
 /// Why there is no gate. What was made of it has been removed again, except with [`NoGate::Half`].
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +69,9 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> NoGate {
 /// Makes the gate's listeners.
 #[derive(Debug)]
 pub struct Gate {
-    mint: Mint,
+    stock: Stock,
+    /// The gate's namespace, until init gives up entering it.
+    namespace: Option<File>,
     /// The socket that sees what the gate refuses, or why it couldn't be opened; `None` if none was wanted.
     witness: Option<io::Result<OwnedFd>>,
 }
@@ -98,16 +95,35 @@ impl Gate {
         made
     }
 
-    /// A listener for connections to any address at `port`.
+    /// Opens sockets for as many ports more, and gives up entering the gate's namespace: called once, before
+    /// the cage is proven.
+    ///
+    /// # Errors
+    /// The kernel's. This process is in its own namespace then, too.
+    pub(crate) fn close(&mut self, ports: usize) -> io::Result<()> {
+        let Some(namespace) = self.namespace.take() else { return Ok(()) };
+        if ports == 0 {
+            return Ok(());
+        }
+        let agents = own_namespace()?;
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        let opened = self.stock.add(ports);
+        enter(&agents);
+        opened
+    }
+
+    /// Returns a listener for connections to any address at `port`, or `None` if too many ports were captured
+    /// before ([`SPARE`](super::stock::SPARE)).
     ///
     /// # Errors
     /// The kernel's.
-    pub fn listen(&mut self, port: u16) -> io::Result<OwnedFd> {
-        if port == self.mint.address.port() {
-            self.mint.make_way()?;
-        }
-        let (socket, is_ipv6) = (self.mint.socket()?, self.mint.address.is_ipv6());
-        listen_anywhere(socket, is_ipv6, port)
+    pub fn listen(&mut self, port: u16) -> io::Result<Option<OwnedFd>> {
+        self.stock.listen(port)
+    }
+
+    /// Stops such a listener: connections to its port are refused from now on.
+    pub(crate) fn retire(&mut self, port: u16, listener: OwnedFd) {
+        self.stock.retire(port, listener);
     }
 
     /// The socket that sees refusals, if there is one.
@@ -142,9 +158,10 @@ fn far_side(agents: &File, witness: bool) -> Result<(Gate, bool), NoGate> {
         wanted.extend([address(&GATE_V6.octets(), PREFIX_V6), route(Family::V6, &LOCAL_HERE)]);
     }
     kernel.ask(&wanted).map_err(at("giving the gate its addresses"))?;
-    let mint = Mint::open(ipv6).map_err(at("opening the gate's first socket"))?;
+    let stock = Stock::open(ipv6).map_err(at("opening the gate's sockets"))?;
+    let namespace = own_namespace().map_err(at("opening the gate's network namespace"))?;
     let witness = witness.then(|| super::witness::open(LINK_INDEX));
-    Ok((Gate { mint, witness }, ipv6))
+    Ok((Gate { stock, namespace: Some(namespace), witness }, ipv6))
 }
 
 /// Sets up the agents' end of the link, in their namespace.
@@ -159,62 +176,6 @@ fn near_side(ipv6: bool) -> Result<(), NoGate> {
         wanted.extend([address(&AGENTS_V6.octets(), PREFIX_V6), route(Family::V6, &THROUGH_LINK)]);
     }
     Rtnetlink::open().and_then(|kernel| kernel.ask(&wanted)).map_err(at("leading the world to the gate"))
-}
-
-/// Makes sockets of a namespace that this process isn't in.
-///
-/// An accepted socket belongs to the listener's namespace, and a connected socket that is disconnected
-/// (connect(2) with `AF_UNSPEC`) is as good as new: no address, no port, ready for bind(2). Both ends are
-/// held here, on the gate's own loopback, which no agent's packet reaches.
-#[derive(Debug)]
-struct Mint {
-    listener: TcpListener,
-    caller: OwnedFd,
-    address: SocketAddr,
-}
-
-impl Mint {
-    /// Opens a mint for the namespace in which this process is now.
-    fn open(ipv6: bool) -> io::Result<Self> {
-        let domain = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
-        let ip = if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
-        let listener = TcpListener::from(listen_tcp(SocketAddr::new(ip, 0))?);
-        let address = listener.local_addr()?;
-        let caller = sys::socket::open(domain, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
-        Ok(Self { listener, caller, address })
-    }
-
-    /// A new socket, unbound and non-blocking.
-    fn socket(&self) -> io::Result<OwnedFd> {
-        match sys::socket::connect(self.caller.as_fd(), self.address) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-            _ => {}
-        }
-        let accepted = match sys::fd::wait(self.listener.as_fd(), sys::fd::Ready::Readable, Some(AT_ONCE)) {
-            Ok(true) => self.listener.accept(),
-            Ok(false) => Err(io::ErrorKind::TimedOut.into()),
-            Err(error) => Err(error),
-        };
-        // First, and even if accept(2) failed: the next call must find `caller` unconnected.
-        sys::socket::disconnect(self.caller.as_fd())?;
-        let (stream, _) = accepted?;
-        sys::socket::disconnect(stream.as_fd())?;
-        // Clears the old connection's pending error, which the future listener must not report.
-        stream.take_error()?;
-        stream.set_nonblocking(true)?;
-        Ok(stream.into())
-    }
-
-    /// Moves the mint's listener to another port, since its own is wanted.
-    fn make_way(&mut self) -> io::Result<()> {
-        let socket = self.socket()?;
-        sys::socket::bind(socket.as_fd(), SocketAddr::new(self.address.ip(), 0))?;
-        sys::socket::listen(socket.as_fd(), 1)?;
-        let listener = TcpListener::from(socket);
-        self.address = listener.local_addr()?;
-        self.listener = listener;
-        Ok(())
-    }
 }
 
 fn own_namespace() -> io::Result<File> {
@@ -430,26 +391,6 @@ impl Rtnetlink {
                 Err(io::Error::from_raw_os_error((code as i32).wrapping_neg()))
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::TcpStream;
-
-    #[test]
-    fn a_mint_gives_sockets_and_makes_way() {
-        let mut gate = Gate { mint: Mint::open(false).unwrap(), witness: None };
-        // Its own port too.
-        for port in [0, gate.mint.address.port(), 0] {
-            let listener = TcpListener::from(gate.listen(port).unwrap());
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.local_addr().unwrap().port()));
-            assert!(port == 0 || port == address.port());
-            let _client = TcpStream::connect(address).unwrap();
-            listener.set_nonblocking(false).unwrap();
-            assert_eq!(listener.accept().unwrap().0.local_addr().unwrap(), address);
         }
     }
 }

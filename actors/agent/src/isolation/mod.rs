@@ -23,6 +23,7 @@ pub(crate) mod root;
 pub(crate) mod sabotage;
 pub mod seccomp;
 pub mod shown;
+pub mod stock;
 pub mod terminal;
 pub mod user;
 mod witness;

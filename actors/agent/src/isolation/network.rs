@@ -4,7 +4,7 @@
 use crate::sys;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Connections that may wait while the proxy restarts (the kernel caps it at net.core.somaxconn).
 const BACKLOG: i32 = 4096;
@@ -61,6 +61,14 @@ pub(super) fn listen_anywhere(socket: OwnedFd, is_ipv6: bool, port: u16) -> io::
     sys::socket::bind(socket.as_fd(), SocketAddr::new(ip, port))?;
     sys::socket::listen(socket.as_fd(), BACKLOG)?;
     Ok(socket)
+}
+
+/// Makes a socket listen that once did, and is bound still.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn listen_again(socket: BorrowedFd<'_>) -> io::Result<()> {
+    sys::socket::listen(socket, BACKLOG)
 }
 
 /// A bound UDP socket of this namespace, non-blocking.

@@ -2,13 +2,17 @@
 //! servers never stand in the way, nor get what was meant for the world.
 
 use crate::Case;
-use crate::bed::{Cage, Mode};
-use agent::protocol::{Answer, Request};
+use crate::bed::{self, Cage, Mode};
+use agent::isolation::stock::SPARE;
+use agent::protocol::{Answer, Refusal, Request};
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
-pub const CASES: &[Case] = &[("every_address_is_captured_on_captured_ports", every_address_is_captured)];
+pub const CASES: &[Case] = &[
+    ("every_address_is_captured_on_captured_ports", every_address_is_captured),
+    ("later_ports_are_bounded", later_ports_are_bounded),
+];
 
 fn captured(cage: &Cage, port: u16) -> TcpListener {
     match cage.ask_with(Request::Capture { port }, &[]) {
@@ -85,9 +89,27 @@ fn every_address_is_captured(mode: Mode) {
     assert!(text.contains("own served") && text.contains("udp ConnectionRefusedError"), "{text}");
     assert!(!text.contains("group reached"), "{text}");
     assert!(!text.contains("spoofed"), "{text}");
-    // A port that is let go is refused again, once its last descriptor is closed.
-    drop(captured(&cage, 9000));
+    // A port that is let go is refused again, whoever has a descriptor of its listener still.
+    let _kept = captured(&cage, 9000);
     cage.ask(Request::CaptureOnly { ports: vec![443] }).expect("released");
     let after = cage.python("import socket\ntry: socket.create_connection(('1.2.3.4', 9000), 20)\nexcept ConnectionRefusedError: print('refused')");
     assert_eq!(after, Some(vec!["refused".to_owned()]));
+}
+
+/// Policies to come may name so many new ports, and no more; a port that was captured once costs none of
+/// them.
+fn later_ports_are_bounded(mode: Mode) {
+    let workspace = bed::workspace(mode);
+    let mut plan = bed::plan(mode, workspace.path());
+    plan.captured_ports = 2;
+    let cage = Cage::with(&plan);
+    let possible = 2 + SPARE;
+    for turn in 0..2 {
+        for port in (7000..).take(possible) {
+            drop(captured(&cage, port));
+        }
+        let more = cage.ask_with(Request::Capture { port: 6999 }, &[]);
+        assert!(matches!(more, Err(Refusal::TooMany(_))), "turn {turn}: {more:?}");
+        cage.ask(Request::CaptureOnly { ports: vec![] }).expect("released");
+    }
 }
