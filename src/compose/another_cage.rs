@@ -100,7 +100,7 @@ pub fn keep_who_is_over(desk: &Arc<ControlApi>, heart: &HeartLine) {
         return;
     }
     let (desk, heart) = (Arc::clone(desk), heart.clone());
-    tokio::spawn(async move {
+    supervision::essential(async move {
         let mut conditions: Vec<_> = desk.agents.iter().map(|agent| agent.condition.subscribe()).collect();
         while !conditions.is_empty() && keep(&desk, &heart).await {
             let changes = conditions.iter_mut().map(|condition| Box::pin(condition.changed()));

@@ -108,8 +108,8 @@ impl ApprovalDesk {
     pub fn open(book: Approvals, sink: Sink, tells: bool) -> Self {
         let told = tells.then(Questions::open);
         let desk = Self { book, sink, answering: Arc::default(), writing: Arc::default(), told };
-        tokio::spawn(desk.clone().keep());
-        tokio::spawn(count(desk.book.clone()));
+        supervision::essential(desk.clone().keep());
+        supervision::essential(count(desk.book.clone()));
         desk
     }
 

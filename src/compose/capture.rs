@@ -54,7 +54,7 @@ pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Ca
         sender.send_modify(|captured| captured.witness = Some(Arc::new(witness)));
     }
     let (init, policy) = (init.clone(), policy.clone());
-    tokio::spawn(async move {
+    supervision::essential(async move {
         while generations.changed().await.is_ok() {
             log(&capture(&init, &sender, &ports(&policy, asks)).await);
         }

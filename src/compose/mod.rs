@@ -251,7 +251,7 @@ async fn build(
     let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), owner(&plan), &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
-    let reporting = tokio::spawn(records::reports(heard, stores.audit.sink(), desk.agents.clone()));
+    let reporting = supervision::essential(records::reports(heard, stores.audit.sink(), desk.agents.clone()));
     let tree = Supervisor::start(spec.report_to(reports)).await?;
     heart.steps.done("supervisor: tree up; waits for the proof");
 
@@ -330,7 +330,7 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::
     let (store, heart) = (loader.store().clone(), heart.clone());
     let (kept_number, kept_numbers) = watch::channel(store.load().number);
     let (mut generations, mut seen) = (store.subscribe(), loader.seen());
-    tokio::spawn(async move {
+    supervision::essential(async move {
         loop {
             let changed = tokio::select! {
                 changed = generations.changed() => changed,

@@ -25,7 +25,7 @@ impl Questions {
     #[must_use]
     pub fn open() -> Self {
         let (asked, told) = mpsc::channel(WAITING);
-        tokio::spawn(tell(told));
+        supervision::essential(tell(told));
         Self(asked)
     }
 

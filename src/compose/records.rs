@@ -161,7 +161,7 @@ pub fn told(noted: Result<RecordId, AuditUnavailable>) {
         // Closed with the process, after the last record of all.
         && error != AuditUnavailable::Closed
     {
-        tracing::warn!(%error, "an event is not on record");
+        error.complain("an event");
     }
 }
 

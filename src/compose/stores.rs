@@ -283,7 +283,7 @@ fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
     let kept: Vec<Pinned> = handover.take(slot::PINS).map(sealed::read_json).transpose()?.unwrap_or_default();
     let pins = Pins::restored(kept);
     let (watched, heart) = (pins.clone(), heart.clone());
-    tokio::spawn(async move {
+    supervision::essential(async move {
         let mut changes = watched.changes();
         while changes.changed().await.is_ok() {
             let began = Instant::now();
@@ -316,7 +316,7 @@ fn guesses(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Gu
     };
     let guesses = Guesses::restored(&kept);
     let (watched, heart) = (guesses.clone(), heart.clone());
-    tokio::spawn(async move {
+    supervision::essential(async move {
         let mut changes = watched.changes();
         while changes.changed().await.is_ok() {
             heart.keep_value(slot::GUESSES, || Guessed { kept: watched.kept(), cage }).await;

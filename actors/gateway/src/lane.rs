@@ -14,11 +14,11 @@ use std::{
 use http::Response;
 use hyper::body::Incoming;
 use policy::Party;
+use telemetry::complaints::Complaints;
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::{
     body::Held,
-    complaints::Complaints,
     config::Timeouts,
     health::Health,
     line::{Line, Sent},

@@ -17,7 +17,6 @@ pub mod body;
 pub mod budgets;
 mod call;
 mod charset;
-mod complaints;
 pub mod config;
 pub mod credential;
 #[cfg(test)]

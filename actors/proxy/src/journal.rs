@@ -71,7 +71,7 @@ impl Journal for Sink {
             ..of(known)
         };
         if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
-            tracing::warn!(%error, "that an agent may guess no more is not on record");
+            error.complain("that an agent may guess no more");
         }
     }
 
@@ -86,7 +86,7 @@ impl Journal for Sink {
         egress.detail = finished.fault.as_deref().map(Text::new);
         if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
             // The decision is on record already; a full log refuses new ones.
-            tracing::warn!(%error, "the end of a request is not on record");
+            error.complain("the end of a request");
         }
     }
 }
@@ -101,7 +101,7 @@ fn refused(sink: &Sink, of: Egress, detail: &str, generation: u64) {
         ..of
     };
     if let Err(error) = sink.record(Event::Egress(Box::new(egress))) {
-        tracing::warn!(%error, "a refusal is not on record");
+        error.complain("a refusal");
     }
 }
 

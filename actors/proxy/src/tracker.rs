@@ -168,7 +168,7 @@ impl Tracker {
             revoked: AtomicU64::new(0),
         });
         let weak = Arc::downgrade(&inner);
-        tokio::spawn(async move {
+        supervision::essential(async move {
             while generations.changed().await.is_ok() {
                 let Some(inner) = Weak::upgrade(&weak) else { return };
                 inner.judge_all_again().await;

@@ -6,5 +6,6 @@
 
 pub mod actor;
 pub mod audit;
+pub mod complaints;
 pub mod events;
 pub mod metrics;

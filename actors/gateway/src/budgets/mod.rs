@@ -17,8 +17,10 @@ mod window;
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
+use telemetry::complaints::Complaints;
 use tokio::{runtime::Handle, sync::Mutex as AsyncMutex};
 
 pub use estimate::{BYTES_A_TOKEN, Estimate, UNTOLD_INPUT, UNTOLD_MOST, UNTOLD_OUTPUT};
@@ -58,6 +60,8 @@ struct Inner {
     /// The number of the last change that is on disk. Locked during a write.
     on_disk: Arc<AsyncMutex<u64>>,
     told: Told,
+    /// Of counts that can't be written: each request is refused with the reason anyway.
+    complaints: Complaints,
 }
 
 /// Called with every budget in force after each change.
@@ -79,7 +83,8 @@ struct State {
 impl Budgets {
     /// Budgets whose counts are kept in `shelf`, or in memory alone where there is none. Nothing is read yet.
     pub fn new(shelf: Option<Arc<dyn Shelf>>, told: Told) -> Self {
-        let inner = Inner { shelf, state: Mutex::default(), on_disk: Arc::new(AsyncMutex::new(0)), told };
+        let (state, on_disk) = (Mutex::default(), Arc::new(AsyncMutex::new(0)));
+        let inner = Inner { shelf, state, on_disk, told, complaints: Complaints::new() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -215,10 +220,11 @@ impl Inner {
             (inner.told)(&standing);
             Ok(())
         });
-        writing
-            .await
-            .map_err(|panicked| panicked.to_string())?
-            .inspect_err(|fault| tracing::warn!(%fault, "the counts of the budgets were not written"))
+        writing.await.map_err(|panicked| panicked.to_string())?.inspect_err(|fault| {
+            if let Some(untold) = self.complaints.told(Instant::now()) {
+                tracing::warn!(%fault, untold, "the counts of the budgets were not written");
+            }
+        })
     }
 
     /// Writes soon, without a caller that waits. Until then the counts on disk are higher than what was used,

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use policy::{DomainName, Host};
 use telemetry::audit::Verdict;
+use telemetry::complaints::Complaints;
 use telemetry::metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -67,6 +68,8 @@ pub struct Resolver {
     queries: Meter,
     new_names: Meter,
     asked_names: Meter,
+    /// Of addresses that can't be kept.
+    unkept: Complaints,
 }
 
 impl Resolver {
@@ -87,6 +90,7 @@ impl Resolver {
             queries: Meter::new(QUERIES_PER_MINUTE),
             new_names: Meter::new(NEW_NAMES_PER_MINUTE),
             asked_names: Meter::new(ASKED_NAMES_PER_MINUTE),
+            unkept: Complaints::new(),
         }
     }
 
@@ -150,7 +154,9 @@ impl Resolver {
             None => match self.book.bind(&name) {
                 Ok(bound) => bound,
                 Err(error) => {
-                    tracing::error!(%error, "a name's address could not be kept");
+                    if let Some(untold) = self.unkept.told(std::time::Instant::now()) {
+                        tracing::error!(%error, untold, "a name's address could not be kept");
+                    }
                     return question.fails(Code::ServFail);
                 }
             },

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::mpsc::error::TrySendError;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::event::Event;
 use super::log::{Health, Shared};
 use super::record::{Draft, RecordId};
+use crate::complaints::Complaints;
 
 /// Places in the queue kept for requests that are under way: with fewer free, new requests wait.
 const HEADROOM: usize = 512;
@@ -30,6 +31,17 @@ pub enum AuditUnavailable {
     /// The sandbox is being taken down.
     #[error("the audit log is closed")]
     Closed,
+}
+
+impl AuditUnavailable {
+    /// Logs that `lost` is not on record, where nothing could be refused any more: the first time, and then
+    /// once a minute with the count, since agents can bring it about as often as they like.
+    pub fn complain(&self, lost: &str) {
+        static COMPLAINTS: Complaints = Complaints::new();
+        if let Some(untold) = COMPLAINTS.told(Instant::now()) {
+            tracing::warn!(error = %self, untold, "{lost} is not on record");
+        }
+    }
 }
 
 /// Records events. Clones share one log.

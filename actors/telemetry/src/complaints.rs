@@ -1,17 +1,15 @@
-//! Limits how often a provider's failures are logged: the first one, and then one a minute with a count.
-//! Agents decide how often a provider is asked, and each failure is in the audit log anyway.
+//! Limits how often a failure is logged that agents can cause as often as they like: the first one, and then
+//! one a minute with a count.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Least time between two failures that are logged.
 const APART: Duration = Duration::from_secs(60);
 
-/// The failures of one provider.
+/// The failures of one kind.
 #[derive(Debug, Default)]
-pub(crate) struct Complaints(Mutex<Option<Told>>);
+pub struct Complaints(Mutex<Option<Told>>);
 
 #[derive(Debug)]
 struct Told {
@@ -20,7 +18,14 @@ struct Told {
 }
 
 impl Complaints {
+    /// Nothing has failed yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
     /// If this failure is to be logged, returns the number of those since the last logged one that weren't.
+    #[must_use]
     pub fn told(&self, now: Instant) -> Option<u64> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let untold = match &mut *last {
