@@ -18,6 +18,9 @@ pub fn read(path: &Path, max: u64, mend: &str) -> Result<String, Failure> {
     let told = |why: String| Failure::refused(format!("{}: {why}", path.display()));
     let failed = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => told(format!("there is no such file: {mend}")),
+        io::ErrorKind::PermissionDenied => {
+            told("you may not read it: name another, or have its owner let you".into())
+        }
         _ => told(e.to_string()),
     };
     let file = if is_stdin(path) {

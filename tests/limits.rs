@@ -26,6 +26,7 @@ mod unread;
 
 use std::io::Read;
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -334,6 +335,11 @@ fn a_full_disk_closes_nobody_elses_way_out(stage: &Stage) -> Result<()> {
         Ok(stage.call(&["exec", &victim.name, "--", "sh", "-c", &script])?.out())
     };
     ensure!(ask()? == "200 200 200 200 200 ");
+    // Disk is allocated for the log a moment after the start, which a short run does without.
+    let log = stage.state().join(&victim.name).join("audit.jsonl");
+    poll("disk allocated for the log's records", PATIENCE, || {
+        std::fs::metadata(&log).is_ok_and(|meta| meta.blocks() * 512 > 8 << 20).then_some(())
+    })?;
     let fill = "head -c 1000000000 /dev/zero > /sandbox/all; echo full; sleep 1000";
     let mut hog = hog(stage, &options, &["sh", "-c", fill])?;
     hog.heart().wait_for_err("No space left", PATIENCE).context("the control: it is full")?;

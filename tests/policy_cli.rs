@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         bed::cases![
             peers_files_load_unchanged.only(Mode::Rootless),
             every_error_at_once_with_its_place.only(Mode::Rootless),
+            paths_that_no_start_shows.only(Mode::Rootless),
             explain_names_the_rule_and_the_nearest.only(Mode::Rootless),
             schema_and_presets_print.only(Mode::Rootless),
             a_preset_of_ones_own_is_a_file.only(Mode::Rootless),
@@ -118,6 +119,18 @@ fn every_error_at_once_with_its_place(stage: &Stage) -> Result<()> {
     let reports: serde_json::Value = serde_json::from_slice(&done.stdout)?;
     ensure!(reports[0]["valid"] == false && reports[0]["unreadable"].is_string(), "{reports}");
     ensure!(reports[1]["valid"] == true, "{reports}");
+    Ok(())
+}
+
+/// `check` says of every path, at once, what a start would refuse by its name.
+fn paths_that_no_start_shows(stage: &Stage) -> Result<()> {
+    let text = "version: 1\nfilesystem_policy:\n  read_only: [/usr, /, /etc, /etc/shadow]\n  read_write: [/etc, /data]\n";
+    let file = stage.write("shown.yaml", text)?.display().to_string();
+    let done = stage.call(&["policy", "check", &file])?.expect_code(125)?;
+    let errors = done.out().lines().filter(|line| line.contains("can't be shown")).count();
+    ensure!(errors == 3 && !done.out().contains("/usr"), "{}", done.out());
+    let refused = stage.run(&["--policy", &file], &["true"])?.expect_code(125)?;
+    ensure!(refused.err().contains("/ can't be shown to an agent"), "{}", refused.err());
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use operator::Code;
 use operator::client::{Client, ClientError};
 use operator::types::{AgentStatus, PolicyChange};
 use policy::{
-    AddressRule, Builtin, Compiled, Denial, Diagnostics, Executable, Explanation, Host, Layer, Question,
-    Severity, Verdict,
+    AddressRule, Builtin, Compiled, Denial, Diagnostic, Diagnostics, Executable, Explanation, Host, Layer,
+    Question, Severity, Verdict,
 };
 use proxy::guard::{self, OwnAddresses};
 use serde::Serialize;
@@ -137,7 +137,17 @@ fn judge(name: &str, text: &str) -> Diagnostics {
 }
 
 fn of_policy(source: &PolicySource) -> Diagnostics {
-    policies::load(source).map_or_else(|errors| errors, |candidate| candidate.warnings().clone())
+    let candidate = match policies::load(source) {
+        Ok(candidate) => candidate,
+        Err(errors) => return errors,
+    };
+    let mut found = candidate.warnings().clone();
+    // What a start would refuse by the names of the paths alone. Whether they exist is another machine's
+    // affair.
+    for fault in policies::paths(candidate.policy()).faults() {
+        found.push(Diagnostic { span: None, ..Diagnostic::error(0..0, fault.to_string()) });
+    }
+    found
 }
 
 /// Adds the address guard's verdict if the request names an address. The addresses of a name are judged when

@@ -84,6 +84,23 @@ impl Paths {
         let paths = self.read_write.iter().map(|rule| rule.path.as_path());
         paths.filter(|path| !crate::isolation::is_provided(path) && !path.starts_with(WORKSPACE))
     }
+
+    /// Returns why these paths can't be shown, as far as their names tell: one error for each such path.
+    pub fn faults(&self) -> impl Iterator<Item = PlanError> {
+        let read_only = self.read_only.iter().map(|rule| (&rule.path, false));
+        read_only.chain(self.read_write.iter().map(|rule| (&rule.path, true))).filter_map(
+            |(path, writable)| {
+                if let Err(error) = require_plain(path) {
+                    return Some(error);
+                }
+                let provided = crate::isolation::is_provided(path);
+                let never = (!provided && is_never_shown(path))
+                    || NEVER_SHOWN_BELOW.iter().any(|never| path.starts_with(never))
+                    || (writable && NEVER_WRITABLE.iter().any(|never| path == Path::new(never)));
+                never.then(|| PlanError::Forbidden(path.clone()))
+            },
+        )
+    }
 }
 
 /// Bounds on what the agents may use up.
@@ -241,6 +258,9 @@ const NEVER_SHOWN: &[&str] = &["/", "/proc", "/sys", "/dev", "/run", "/boot"];
 const NEVER_SHOWN_BELOW: &[&str] =
     &["/etc/shadow", "/etc/gshadow", "/etc/ssh", "/etc/sudoers", "/etc/sudoers.d"];
 
+/// Directories that no policy may show writable: of `/etc` the cage has its own.
+const NEVER_WRITABLE: &[&str] = &["/", "/etc"];
+
 /// Whether a real path is one of those that no policy may show.
 pub(crate) fn is_never_shown(real: &Path) -> bool {
     NEVER_SHOWN.iter().any(|never| real == Path::new(never))
@@ -304,23 +324,7 @@ impl CagePlan {
                 return Err(PlanError::WriteThrough(path.to_owned()));
             }
         }
-        for (rule, writable) in self
-            .paths
-            .read_only
-            .iter()
-            .map(|r| (r, false))
-            .chain(self.paths.read_write.iter().map(|r| (r, true)))
-        {
-            require_plain(&rule.path)?;
-            let provided = crate::isolation::is_provided(&rule.path);
-            if (!provided && is_never_shown(&rule.path))
-                || NEVER_SHOWN_BELOW.iter().any(|never| rule.path.starts_with(never))
-                || (writable && rule.path == Path::new("/"))
-            {
-                return Err(PlanError::Forbidden(rule.path.clone()));
-            }
-        }
-        Ok(())
+        self.paths.faults().next().map_or(Ok(()), Err)
     }
 }
 

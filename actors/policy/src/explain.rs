@@ -280,7 +280,14 @@ impl Compiled {
             let websocket = asked.websocket || said.is_some();
             let head =
                 RequestFacts { method, path: &path, query: &query, websocket, content: Content::Unread };
-            let body = self.body_of(destination, caller, &head).zip(asked.body.as_deref());
+            let read_as = self.body_of(destination, caller, &head);
+            // Where several entries serve the connection, the request's own says what its body is read as.
+            if let (Some((protocol, _)), Some(Treatment::Inspect { protocol: shown })) =
+                (read_as, &mut out.treatment)
+            {
+                *shown = protocol;
+            }
+            let body = read_as.zip(asked.body.as_deref());
             let reading = body.map(|((protocol, _), body)| Reading::of(protocol, body.as_bytes()));
             let asks = self.asks_of_messages(destination, caller, &path);
             let said = said.map(|text| SaidText::read(text, asks));

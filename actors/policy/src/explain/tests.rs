@@ -216,3 +216,31 @@ fn what_a_name_resolves_to_is_a_condition_that_is_told() {
     );
     assert!(!told("10.0.0.5:22").contains("note:"));
 }
+
+#[test]
+fn of_several_entries_the_one_for_the_path_says_what_a_body_is_read_as() {
+    let policy = "\
+version: 1
+network_policies:
+  rest:
+    endpoints: [ { host: api.github.com, port: 443, protocol: rest, access: full, path: '/repos/**' } ]
+    binaries: [ { path: /usr/bin/gh } ]
+  graphql:
+    endpoints:
+      - host: api.github.com
+        port: 443
+        protocol: graphql
+        path: /graphql
+        rules: [ { allow: { operation_type: query } } ]
+    binaries: [ { path: /usr/bin/gh } ]
+";
+    let compiled = Compiled::new(&crate::parse("p.yaml", policy).unwrap().policy).unwrap();
+    for (path, shown) in [("graphql", "graphql"), ("repos/x", "rest")] {
+        let url = format!("https://api.github.com/{path}");
+        let mut question = Question::parse("/usr/bin/gh", Some("POST"), &url).unwrap();
+        question.request.as_mut().unwrap().body = Some(r#"{"query":"{ viewer { login } }"}"#.into());
+        let text = compiled.explain(&question).to_string();
+        assert!(text.starts_with("ALLOWED"), "{text}");
+        assert!(text.contains(&format!("inspected as {shown}")), "{text}");
+    }
+}
