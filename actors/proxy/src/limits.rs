@@ -318,10 +318,18 @@ mod tests {
             assert!(page.contains(&row), "docs/limits.md lacks a row that begins with {row}");
         }
         // The page is shared: images, snapshots and what init bounds are the agent crate's, shares the
-        // policy's, inference the gateway's, guesses the redactor's, the terminal UI, stops and moves the
-        // command's.
-        let others =
-            ["Images", "Snapshots", "Shares", "Inference", "Guesses", "The terminal UI", "Stops and moves"];
+        // policy's, inference the gateway's, guesses the redactor's, the terminal UI, restarts, stops and
+        // moves the command's.
+        let others = [
+            "Images",
+            "Snapshots",
+            "Shares",
+            "Inference",
+            "Guesses",
+            "The terminal UI",
+            "Restarts",
+            "Stops and moves",
+        ];
         let ours =
             page.split("\n## ").filter(|section| !others.iter().any(|other| section.starts_with(other)));
         let told = ours
