@@ -102,7 +102,9 @@ pub fn a_kernel_without_landlock(stage: &Stage) -> Result<()> {
 /// `doctor` on machines that lack something: exit code 1, the control, and what to do.
 pub fn doctor_names_the_gap_and_the_mend(stage: &Stage) -> Result<()> {
     let healthy = stage.call(&["doctor", "--json"])?.expect_code(0)?;
-    ensure!(row(&healthy, "landlock")?["verdict"] == "enforced", "{}", healthy.out());
+    for control in ["landlock", "identity", "capture"] {
+        ensure!(row(&healthy, control)?["verdict"] == "enforced", "{control}: {}", healthy.out());
+    }
 
     let done = on_a_kernel_without_landlock(|| stage.call(&["doctor", "--json"]))??.expect_code(1)?;
     let landlock = row(&done, "landlock")?;

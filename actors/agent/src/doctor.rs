@@ -17,6 +17,9 @@ use std::time::Duration;
 /// A sandbox that takes longer to start hangs.
 const PATIENCE: Duration = crate::probe::DEADLINE.saturating_add(Duration::from_secs(5));
 
+/// The port whose capture is tried.
+const CAPTURED: u16 = 443;
+
 /// Names the finding about the directory that the sandbox is tried in, without which nothing is tried.
 pub const TEMPORARY_DIRECTORY: &str = "temporary_directory";
 
@@ -225,6 +228,15 @@ fn try_cage(ids: Ids, findings: &mut Vec<Finding>) -> Result<CageReport, Finding
         }
         Err(finding) => Finding { control: "identity".into(), ..finding }
             .mend("a kernel built with CONFIG_INET_DIAG (modprobe inet_diag)"),
+    });
+    findings.push(match ask(&wire, 3, Request::Capture { port: CAPTURED }) {
+        Ok(_) => {
+            Finding::new("capture", Verdict::Enforced, "connections of programs that know no proxy arrive")
+        }
+        // No control depends on it: what isn't captured has no way out.
+        Err(finding) => Finding { control: "capture".into(), verdict: Verdict::Optional, ..finding }.mend(
+            "a kernel with veth devices (modprobe veth); until then programs must use the proxy variables",
+        ),
     });
     drop(ended);
     Ok(report)
