@@ -69,6 +69,7 @@ fn the_tour(stage: &Stage) -> Result<()> {
         ensure!(lines.contains(&layer), "no wall of {layer}:\n{told}");
     }
     ensure!(!told.contains("not as it should be"), "{told}");
+    ensure!(!done.err().contains("ERROR"), "{}", done.err());
     // Only kills of parts: the agent itself also tries to kill the sandbox's init, and that line has no
     // count.
     let of_a_part = |line: &&str| line.contains("the agent counted on to ");
