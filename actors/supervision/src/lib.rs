@@ -98,7 +98,7 @@
 //! - Never `?` a cast or a reply in a handler: a peer's restart would become yours.
 //! - Keep what must outlive the actor (listeners, counters, stores) above it, captured by `make`.
 //! - Make what they do beside their mailbox a [`Duty`]: it ends with them, and they fail with it. What no
-//!   actor does and all depend on is [`essential`].
+//!   actor does and all depend on is [`essential()`].
 //! - Await. A handler or a drop that blocks its thread cannot be killed. And an actor that stops *itself* and
 //!   then hangs in its own `post_stop` looks alive until it is stopped or restarted.
 //! - Bound the senders: ractor's mailboxes are unbounded. [`Bound`] gives out tickets to put into messages.
