@@ -186,6 +186,7 @@ impl Ready {
             routes,
             authority: Arc::clone(&authority),
             upstream,
+            shelf: proxy::shelf::Shelf::default(),
             journal: Arc::<Refusals>::clone(&refusals),
             tracker: proxy::Tracker::new(policy.clone(), resolver, connections()?),
             local: Arc::new(Inference(gateway.clone())),

@@ -30,6 +30,7 @@ use crate::protocol::Ungathered;
 use crate::protocol::websocket::Judge;
 use crate::room::{Heads, Room};
 use crate::route::Routes;
+use crate::shelf::Shelf;
 use crate::strict::Violation;
 use crate::strict::io::Fault;
 use crate::tls::Authority;
@@ -64,6 +65,8 @@ pub struct Deps {
     pub authority: Arc<Authority>,
     /// TLS towards upstreams.
     pub upstream: Upstream,
+    /// Connections to upstreams that wait for the next connection of the same caller.
+    pub shelf: Shelf,
     /// Audit log and metrics.
     pub journal: Arc<dyn Journal>,
     /// The live connections and decisions.

@@ -31,7 +31,7 @@ use crate::tracker::{Live, RequestSlot};
 use crate::upstream::{Sender, Unanswered, Wire};
 use crate::verdict::Permitted;
 use crate::websocket::{self, Handshake};
-use crate::{hop, outcome};
+use crate::{hop, outcome, shelf};
 
 pub(crate) use outgoing::{authority, clean};
 
@@ -67,6 +67,9 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     }
     let ledger = Ledger::open(conn, known, started, turn);
     let handshake = exchange.websocket.then(|| Handshake::of(&parts)).transpose()?;
+    if shelf::binds_its_connection(&parts.headers) {
+        conn.pool.keep_private();
+    }
     clean(&mut parts.headers);
     let guard = conn
         .deps

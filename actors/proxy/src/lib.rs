@@ -60,6 +60,7 @@ pub mod repeats;
 mod road;
 mod room;
 mod serve;
+pub mod shelf;
 mod sizes;
 mod splice;
 mod ssh;

@@ -88,6 +88,8 @@ pub const H2_SEND_BYTES: usize = 256 * 1024;
 pub const H2_AGENT_SEND_BYTES: usize = 128 * 1024;
 /// Idle upstream connections that one agent connection may keep.
 pub const MAX_IDLE_UPSTREAM: usize = 16;
+/// Idle upstream connections of ended agent connections that wait for the next one of the same caller.
+pub const MAX_SHELVED: usize = 16;
 /// Destinations that one agent connection remembers to share no connection, since they speak HTTP/1.
 pub const MAX_HTTP1_ONLY: usize = 64;
 /// Names that are looked up for one agent a minute though only an endpoint without `host` lets them pass. The
@@ -168,6 +170,9 @@ pub const ADDRESSES_FRESH: Duration = Duration::from_secs(30);
 /// How long an idle upstream connection is trusted to be still open, and one of HTTP/2 on which nothing comes
 /// to lead somewhere: it takes no further request.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
+/// How long an idle upstream connection waits for the next connection of the same caller: less than servers
+/// keep one, since the request that meets their close would be lost.
+pub const SHELF_IDLE: Duration = Duration::from_secs(1);
 /// After an error answer: how long the rest of the request is read and thrown away.
 pub const LINGER: Duration = Duration::from_secs(2);
 /// From a decision's fall to the forced end of the tunnel that rests on it. Nothing passes meanwhile; it is
@@ -242,6 +247,7 @@ mod tests {
             H2_SEND_BYTES,
             H2_AGENT_SEND_BYTES,
             MAX_IDLE_UPSTREAM,
+            MAX_SHELVED,
             MAX_HTTP1_ONLY,
             UNNAMED_LOOKUPS_PER_MINUTE,
             MAX_LINGER_BYTES,
@@ -275,6 +281,7 @@ mod tests {
             MAKER_ASKED_WITHIN,
             ADDRESSES_FRESH,
             UPSTREAM_IDLE,
+            SHELF_IDLE,
             LINGER,
             REVOKED_GRACE,
             ACCEPT_BACKOFF_MIN,

@@ -1,6 +1,7 @@
 //! The upstream connections of one connection of the agent.
 //!
-//! The pool belongs to the agent's connection and ends with it. Each pooled connection belongs to one caller,
+//! The pool belongs to the agent's connection and ends with it; what is idle then goes on to the
+//! [`shelf`](crate::shelf). Each pooled connection belongs to one caller,
 //! so that no request ever uses a connection that another identity opened: when another caller is judged on
 //! the agent's connection, everything pooled is dropped first. A new policy may judge addresses by another
 //! rule: connections that were dialled under the old rule are dropped then, too.
@@ -16,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::caller::JudgedCaller;
 use crate::limits::{MAX_HTTP1_ONLY, MAX_IDLE_UPSTREAM, UPSTREAM_IDLE};
+use crate::shelf::Kept;
 use crate::upstream::{Sender, Wire};
 
 /// What two requests must have in common to use the same connection.
@@ -50,6 +52,11 @@ impl Key {
 /// microseconds; a connection that isn't ready by then is busy with a request body that its upstream didn't
 /// want.
 const READY_WITHIN: Duration = Duration::from_millis(50);
+
+/// Whether an idle connection takes a request now.
+pub(crate) async fn is_ready(idle: &mut Sender) -> bool {
+    matches!(timeout(READY_WITHIN, idle.ready()).await, Ok(Ok(())))
+}
 
 #[derive(Default)]
 pub(crate) struct Pool {
@@ -88,6 +95,8 @@ impl Drop for Opening<'_> {
 struct State {
     /// Nothing is pooled any more.
     closed: bool,
+    /// A request has authenticated its connection: see [`crate::shelf::binds_its_connection`].
+    private: bool,
     owner: Option<JudgedCaller>,
     idle: Vec<(Key, Sender, Instant)>,
     /// HTTP/2 connections by key, the latest first: it takes the request that it was opened for. There are
@@ -159,9 +168,23 @@ impl Pool {
 
     /// Drops everything for good: the agent's connection is over. An answer that is still being read keeps
     /// its upstream connection alive; a connection that only this pool kept (one with a request body that its
-    /// server doesn't read) ends.
-    pub(crate) fn close(&self) {
-        *self.lock() = State { closed: true, ..State::default() };
+    /// server doesn't read) ends. Returns the connections that nobody uses, for the next one of this caller.
+    pub(crate) fn close(&self) -> Vec<Kept> {
+        let last = std::mem::replace(&mut *self.lock(), State { closed: true, ..State::default() });
+        if last.private {
+            return Vec::new();
+        }
+        let idle = last.idle.into_iter().map(|(key, sender, since)| Kept { key, sender, since });
+        let shared = last.shared.into_iter().flat_map(|(key, senders)| {
+            let unused = senders.into_iter().filter(|sender| sender.riders() == 0 && !sender.is_doubtful());
+            unused.map(move |sender| Kept { key: key.clone(), sender, since: Instant::now() })
+        });
+        idle.chain(shared).collect()
+    }
+
+    /// Keeps everything that is pooled from other connections of the same caller.
+    pub(crate) fn keep_private(&self) {
+        self.lock().private = true;
     }
 
     /// Returns an open connection that takes a request now, if there is one.
@@ -170,7 +193,7 @@ impl Pool {
             return Some(shared);
         }
         while let Some(mut idle) = self.idle(key) {
-            if matches!(timeout(READY_WITHIN, idle.ready()).await, Ok(Ok(()))) {
+            if is_ready(&mut idle).await {
                 return Some(idle);
             }
         }

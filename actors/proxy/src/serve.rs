@@ -71,12 +71,13 @@ where
     }
 }
 
-/// Empties a connection's pool and gives back its seat when it is served no more, however that ends.
+/// Empties a connection's pool onto the shelf and gives back its seat when it is served no more, however that
+/// ends.
 struct Served<'a>(&'a Conn);
 
 impl Drop for Served<'_> {
     fn drop(&mut self) {
-        self.0.pool.close();
+        self.0.deps.shelf.put(self.0.pool.close());
         self.0.stand_up();
     }
 }

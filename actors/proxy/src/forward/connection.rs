@@ -63,10 +63,20 @@ async fn turn<'a>(conn: &'a Conn, key: &'a Key, permitted: &Permitted) -> Ready<
     }
 }
 
-/// Returns a pooled connection that takes this request.
+/// Returns a pooled connection that takes this request, or one that an earlier connection of the same caller
+/// has left.
 async fn pooled(conn: &Conn, key: &Key, permitted: &Permitted) -> Option<Sender> {
-    let sender = conn.pool.take(key).await?;
-    (!permitted.exchange().websocket || sender.takes_websockets().await).then_some(sender)
+    let websocket = permitted.exchange().websocket;
+    match conn.pool.take(key).await {
+        Some(sender) => (!websocket || sender.takes_websockets().await).then_some(sender),
+        // Which of the two protocols a WebSocket needs is found out when its connection is opened.
+        None if websocket => None,
+        None => {
+            let left = conn.deps.shelf.take(key).await?;
+            conn.pool.opened(key, &left);
+            Some(left)
+        }
+    }
 }
 
 /// Opens a new connection, whatever is pooled.

@@ -89,6 +89,7 @@ impl Bed {
             names: Arc::default(),
             authority: Arc::new(Authority::generate().unwrap()),
             upstream: Upstream::new(&config),
+            shelf: crate::shelf::Shelf::default(),
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
             local: Arc::new(Local),
             credentials: Arc::new(credentials),

@@ -74,7 +74,7 @@ async fn tls_upstream(bed: &Bed, host: &str, listener: TcpListener, alpn: Alpn) 
     connections
 }
 
-async fn bed_with_tls(alpn: Alpn) -> (Bed, String, Arc<AtomicUsize>) {
+pub(super) async fn bed_with_tls(alpn: Alpn) -> (Bed, String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let bed = Bed::new(&rest("up.test", port)).await;

@@ -16,6 +16,7 @@ mod hands;
 mod interim;
 mod live;
 mod protocols;
+mod shelf;
 mod stalls;
 mod tunnels;
 mod turned_away;
