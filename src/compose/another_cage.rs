@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use telemetry::audit::Event;
 
 use super::control::ControlApi;
-use super::handover::{Handover, HeartLine};
+use super::handover::{Handover, HeartLine, KEEP_AGAIN};
 use super::news;
 use super::stores::Refused;
 use crate::plan::{Mode, slot};
@@ -33,6 +33,9 @@ pub struct Ended {
 
 /// The agents that are over.
 pub type Over = Vec<Ended>;
+
+/// How long the heart may take to be told which processes are stopped.
+const KEPT_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// The name of the sealed file with [`Stopped`] that the heart keeps.
 const STOPPED_FILE: &str = "cofferdam-stopped";
@@ -83,9 +86,9 @@ pub async fn note(desk: &Arc<ControlApi>, heart: &HeartLine, uid: u32) {
 async fn keep_who_runs(desk: &ControlApi, heart: &HeartLine) {
     // Init doesn't answer if it is gone: then there is no way back.
     let Ok(rows) = desk.init.list().await else { return };
-    if let Ok(fd) = sealed::seal_json(STOPPED_FILE, &Stopped::of(&rows)) {
-        let _ = heart.keep(slot::STOPPED, fd.as_fd()).await;
-    }
+    let stopped = Stopped::of(&rows);
+    // Bounded: the move must go on, and without this list it is merely told as the agents' own ends.
+    let _late = tokio::time::timeout(KEPT_WITHIN, heart.keep_value(slot::STOPPED, || &stopped)).await;
 }
 
 /// Returns the audit event that says who wants the move.
@@ -102,7 +105,15 @@ pub fn keep_who_is_over(desk: &Arc<ControlApi>, heart: &HeartLine) {
     let (desk, heart) = (Arc::clone(desk), heart.clone());
     supervision::essential(async move {
         let mut conditions: Vec<_> = desk.agents.iter().map(|agent| agent.condition.subscribe()).collect();
-        while !conditions.is_empty() && keep(&desk, &heart).await {
+        while !conditions.is_empty() {
+            match keep(&desk, &heart).await {
+                Told::Kept => {}
+                Told::NotYet => {
+                    tokio::time::sleep(KEEP_AGAIN).await;
+                    continue;
+                }
+                Told::NoMore => return,
+            }
             let changes = conditions.iter_mut().map(|condition| Box::pin(condition.changed()));
             // The senders live as long as the desk.
             let _ = select_all(changes).await;
@@ -110,22 +121,31 @@ pub fn keep_who_is_over(desk: &Arc<ControlApi>, heart: &HeartLine) {
     });
 }
 
-/// Has the heart keep which agents are over. Returns false once agents are being stopped, since their ends
-/// mean nothing then.
-async fn keep(desk: &ControlApi, heart: &HeartLine) -> bool {
+/// Whether the heart knows which agents are over.
+enum Told {
+    Kept,
+    /// It couldn't be told.
+    NotYet,
+    /// Agents are being stopped, so their ends mean nothing any more.
+    NoMore,
+}
+
+/// Has the heart keep which agents are over.
+async fn keep(desk: &ControlApi, heart: &HeartLine) -> Told {
     // The lock is held throughout: the last list that the heart gets must be the latest.
     let mut told = desk.over.lock().await;
     let over = match who_is_over(desk).await {
         Some(over) if !desk.stopping.is_cancelled() => over,
-        _ => return false,
+        _ => return Told::NoMore,
     };
-    if told.as_ref() != Some(&over)
-        && let Ok(fd) = sealed::seal_json("cofferdam-ended", &over)
-        && heart.keep(slot::ENDED, fd.as_fd()).await.is_ok()
-    {
-        *told = Some(over);
+    if told.as_ref() == Some(&over) {
+        return Told::Kept;
     }
-    true
+    if heart.try_keep(slot::ENDED, &over).await.is_err() {
+        return Told::NotYet;
+    }
+    *told = Some(over);
+    Told::Kept
 }
 
 /// Returns the agents that are over. `None` if init is gone, and everything with it.

@@ -24,16 +24,13 @@ use super::stores::{Refused, Stores, tcp_listener};
 use crate::console::warn;
 use crate::plan::slot;
 use crate::sealed;
+use crate::site::policies::ASKED_ABOUT;
 
 /// The name server in the agents' `resolv.conf`.
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 
 /// The consequence if init has no witness.
 pub const UNSEEN: &str = "what the kernel refuses at ports that no entry names is not on record";
-
-/// HTTP's own ports, which are captured in addition to the policy's if the operator is asked about what the
-/// policy doesn't name.
-const ASKED_ABOUT: [u16; 2] = [80, 443];
 
 /// Ports that are not captured, and why.
 pub type Uncaptured = Vec<(u16, io::Error)>;

@@ -13,7 +13,7 @@ use crate::sealed;
 use crate::steps::Steps;
 
 /// How long to wait before the heart is asked once more to keep a value.
-const KEEP_AGAIN: Duration = Duration::from_secs(1);
+pub const KEEP_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the heart handed to this supervisor.
 #[derive(Debug)]
@@ -101,8 +101,8 @@ impl HeartLine {
         self.wire.send(&ToHeart::Keep { slot: Slot::new(slot) }, &[fd]).await
     }
 
-    /// Has the heart keep a value for our successor, as sealed JSON. Tries until it does: what the heart
-    /// doesn't have is lost with this process. `value` is asked again each time, so that the newest is kept.
+    /// Has the heart keep a value for our successor, as sealed JSON. Tries until it is sent: what the heart
+    /// doesn't have is lost with this process. `value` is asked again each time, so that the newest is sent.
     pub async fn keep_value<T: serde::Serialize>(&self, slot: &str, value: impl Fn() -> T) {
         let mut was_told = false;
         while let Err(why) = self.try_keep(slot, &value()).await {
@@ -117,7 +117,8 @@ impl HeartLine {
         }
     }
 
-    async fn try_keep<T: serde::Serialize>(&self, slot: &str, value: &T) -> Result<(), WireError> {
+    /// As [`Self::keep_value`], once.
+    pub async fn try_keep<T: serde::Serialize>(&self, slot: &str, value: &T) -> Result<(), WireError> {
         let fd = sealed::seal_json(&format!("cofferdam-{slot}"), value)?;
         self.keep(slot, fd.as_fd()).await
     }

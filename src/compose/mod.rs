@@ -40,6 +40,7 @@ mod terminal;
 mod tree;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent::InitClient;
@@ -339,19 +340,24 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::
             if changed.is_err() {
                 return;
             }
+            seen.borrow_and_update();
             // `seen` is read before the store: a file is put in force first and marked as seen second, and
             // reading a file once more changes nothing.
-            let held = *seen.borrow_and_update();
-            let now = store.load();
-            let counted = || stores::Counted { number: now.number, seen: held, cage };
+            let newest = || (*seen.borrow(), store.load());
+            let counted = || {
+                let (seen, now) = newest();
+                stores::Counted { number: now.number, seen, cage }
+            };
             heart.keep_value(slot::GENERATION, counted).await;
+            let sent = AtomicU64::new(0);
             let kept = || {
-                let text = now.source.text.to_string();
-                stores::KeptPolicy { number: now.number, text, seen: held }
+                let (seen, now) = newest();
+                sent.store(now.number, Ordering::Relaxed);
+                stores::KeptPolicy { number: now.number, text: now.source.text.to_string(), seen }
             };
             heart.keep_value(slot::POLICY, kept).await;
             // Once sent to the heart, it is safe even if this process dies now.
-            kept_number.send_replace(now.number);
+            kept_number.send_replace(sent.into_inner());
         }
     });
     kept_numbers

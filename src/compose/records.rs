@@ -11,6 +11,7 @@ use supervision::{Event as Happened, Failure, Report};
 use telemetry::audit::{
     ActorChange, AuditUnavailable, Event, IdentityChange, PolicyResult, RecordId, SandboxChange, Sink, Text,
 };
+use telemetry::complaints::Complaints;
 use telemetry::metrics;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -161,7 +162,8 @@ pub fn told(noted: Result<RecordId, AuditUnavailable>) {
         // Closed with the process, after the last record of all.
         && error != AuditUnavailable::Closed
     {
-        error.complain("an event");
+        static EVENTS: Complaints = Complaints::new();
+        error.complain("an event", &EVENTS);
     }
 }
 

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::handover::{Handover, HeartLine};
@@ -41,6 +42,8 @@ const AWAY_LOOK: Duration = Duration::from_millis(50);
 pub struct Stdin {
     led: Arc<ArcSwapOption<Led>>,
     start: SyncSender<()>,
+    /// Held while destination and slot change together.
+    slot: Arc<Mutex<()>>,
 }
 
 enum Led {
@@ -54,7 +57,8 @@ impl Stdin {
     pub fn new(handover: &mut Handover, heart: HeartLine) -> Self {
         let (start, started) = sync_channel(1);
         let led = Arc::new(ArcSwapOption::empty());
-        let stdin = Self { led: Arc::clone(&led), start };
+        let slot = Arc::new(Mutex::new(()));
+        let stdin = Self { led: Arc::clone(&led), start, slot: Arc::clone(&slot) };
         let runtime = tokio::runtime::Handle::current();
         std::thread::spawn(move || {
             // An error means that no sender is left: no destination will ever be set.
@@ -63,11 +67,14 @@ impl Stdin {
                     lead(&now, &runtime, &heart);
                     // End of input: dropping the pipe lets the agent read end of file, and releasing the slot
                     // keeps a successor from forwarding more. A newer destination stays what it is.
-                    let newest = led.compare_and_swap(&now, None);
-                    if newest.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, &now)) {
-                        drop((newest, now));
-                        let _ = runtime.block_on(heart.release(SLOT));
-                    }
+                    runtime.block_on(async {
+                        let _slot = slot.lock().await;
+                        let newest = led.compare_and_swap(&now, None);
+                        if newest.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, &now)) {
+                            drop((newest, now));
+                            let _ = heart.release(SLOT).await;
+                        }
+                    });
                 }
             }
         });
@@ -87,6 +94,7 @@ impl Stdin {
     pub async fn lead_to_pipe(&self, heart: &HeartLine) -> io::Result<OwnedFd> {
         let (read, write) = io::pipe()?;
         let write = OwnedFd::from(write);
+        let _slot = self.slot.lock().await;
         heart.keep(SLOT, write.as_fd()).await.map_err(io::Error::other)?;
         self.set(Led::Pipe(write));
         Ok(read.into())

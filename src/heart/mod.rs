@@ -227,7 +227,10 @@ impl Heart {
                     Life::Died => {}
                 },
                 Err(error) => {
-                    fault(&format!("the supervisor could not be started: {error}"));
+                    // Once it is tried every few seconds for as long as it takes, it was said often enough.
+                    if !self.pace.is_patient() {
+                        fault(&format!("the supervisor could not be started: {error}"));
+                    }
                     self.supervisor_died(None);
                 }
             }

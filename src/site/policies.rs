@@ -13,6 +13,10 @@ use crate::failure::Failure;
 use crate::given;
 use crate::plan::{PolicySource, PresetSource};
 
+/// HTTP's own ports, which are captured in addition to the policy's if the operator is asked about what the
+/// policy doesn't name.
+pub const ASKED_ABOUT: [u16; 2] = [80, 443];
+
 /// A policy file larger than this is refused before it is parsed.
 pub const FILE_MAX: u64 = 4 << 20;
 
@@ -118,8 +122,10 @@ pub fn paths(policy: &Policy) -> Paths {
     Paths { read_only: filesystem.read_only.iter().map(rule).collect(), read_write }
 }
 
-/// Returns how many different ports the policy names.
+/// Returns how many different ports are captured under the policy: those that it names, and HTTP's own, where
+/// the operator is asked about what it doesn't name.
 pub fn ports(policy: &Policy) -> usize {
     let endpoints = policy.network().iter().flat_map(|entry| &entry.endpoints);
-    endpoints.flat_map(|endpoint| &endpoint.ports).collect::<BTreeSet<_>>().len()
+    let named = endpoints.flat_map(|endpoint| &endpoint.ports).copied();
+    named.chain(ASKED_ABOUT).collect::<BTreeSet<_>>().len()
 }

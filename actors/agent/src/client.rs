@@ -98,7 +98,7 @@ impl InitClient {
         let (wire, open) = (Arc::new(AsyncWire::new(channel)?), Open::new());
         let (in_use, unused) = oneshot::channel();
         let (events, _) = broadcast::channel(EVENTS);
-        tokio::spawn(serve(Arc::clone(&wire), Taking(open.clone()), unused, events.clone()));
+        supervision::essential(serve(Arc::clone(&wire), Taking(open.clone()), unused, events.clone()));
         let line = Line { wire, open, next: AtomicU64::new(first_id()), _in_use: in_use };
         Ok(Self { line: Arc::new(line), events })
     }
@@ -227,7 +227,7 @@ impl InitClient {
         self.descriptor(Request::Capture { port }).await
     }
 
-    /// Closes all listeners of [`InitClient::capture`] except those of these ports.
+    /// Stops all listeners of [`InitClient::capture`] except those of these ports, whoever holds them.
     ///
     /// # Errors
     /// See [`ClientError`].

@@ -125,6 +125,9 @@ pub struct Limits {
     pub nofile: u64,
 }
 
+/// Processes and threads of a user that agents run as.
+pub(crate) const AGENT_THREADS: u64 = 512;
+
 /// Descriptors of an agent's process: Node and Chromium want this many, 256 breaks them.
 pub(crate) const AGENT_DESCRIPTORS: u64 = 65_536;
 
@@ -139,7 +142,7 @@ impl Default for Limits {
             // Package managers unpack here; more than this belongs into the workspace.
             tmp_bytes: 2 << 30,
             // Enough for a browser and a build; a fork bomb stops here.
-            nproc: 512,
+            nproc: AGENT_THREADS,
             nofile: AGENT_DESCRIPTORS,
         }
     }

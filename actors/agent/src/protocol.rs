@@ -104,7 +104,8 @@ pub enum Request {
         /// The port.
         port: u16,
     },
-    /// Closes all such listeners but these: connections to other ports are refused again. → [`Answer::Done`].
+    /// Stops all such listeners but these, whoever holds a descriptor of one: connections to other ports are
+    /// refused again. → [`Answer::Done`].
     CaptureOnly {
         /// The ports whose listeners stay.
         ports: Vec<u16>,

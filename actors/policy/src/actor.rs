@@ -3,6 +3,8 @@
 //! A restart of the actor loses nothing: the store, and what was last seen of the file, are in the [`Loader`]
 //! that the actor is given. While the actor is down, everything goes on with the last good generation.
 
+use std::time::Duration;
+
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use supervision::{Duty, DutyEnded};
 
@@ -31,14 +33,20 @@ pub enum Msg {
     /// Read the file again. While the actor is down the message is dropped: a starting actor reads the file
     /// anyway.
     Reload(Look),
-    /// The file was read. From a predecessor's reading, too: what it holds is the same.
-    FileRead(Look, Read),
+    /// The file was read, by the reading of this number. (What a predecessor began is dropped with it: a
+    /// starting actor reads the file anyway.)
+    FileRead(Look, Read, u64),
     /// The watch on the file ended: the actor fails, and its successor watches again. While the actor is down
     /// the message is dropped.
     DutyEnded(DutyEnded),
     /// Panic (fault injection). While the actor is down the message is dropped.
     InjectPanic,
 }
+
+/// Readings of the file at a time, each of which holds a thread.
+const MAX_READINGS: u64 = 3;
+/// How long a reading may take before the operator is told.
+const TELL_AFTER: Duration = Duration::from_secs(10);
 
 /// The reloader.
 #[derive(Debug, Default)]
@@ -47,25 +55,49 @@ pub struct PolicyActor;
 /// The reloader's state.
 pub struct State {
     loader: Loader,
-    /// Whether the file is being read, and what it is to be read for once more after that. A file system may
-    /// take as long as it likes (a dead server's takes for ever), so that nothing here waits for it.
-    reading: bool,
+    /// Readings of the file that are under way. A file system may take as long as it likes (a dead server's
+    /// takes for ever), so that nothing here waits for one.
+    under_way: u64,
+    /// The number of the last reading that was begun.
+    begun: u64,
+    /// The number of the latest reading that has ended: what an earlier one finds is out of date.
+    ended: u64,
+    /// The last reading that was begun when a policy was set by hand, which counts as the later.
+    set_after: u64,
+    /// What the file is to be read for once more after those under way.
     again: Option<Look>,
     /// The watch on the file, if there is one.
     _watch: Option<Duty>,
 }
 
 impl State {
-    /// Has the file read, beside everything else; one reading at a time.
+    /// Has the file read, beside everything else; one reading at a time. Who asks for one by hand gets
+    /// another beside it: the first may be waiting for a server that never answers, at a path that leads
+    /// elsewhere now.
     fn read(&mut self, myself: &ActorRef<Msg>, look: Look) {
-        if std::mem::replace(&mut self.reading, true) {
+        let is_free = self.under_way == 0 || look == Look::Meant && self.under_way < MAX_READINGS;
+        if !is_free {
             self.again = self.again.max(Some(look));
             return;
         }
-        let (loader, me) = (self.loader.clone(), myself.clone());
+        self.under_way += 1;
+        self.begun += 1;
+        let (loader, me, number) = (self.loader.clone(), myself.clone(), self.begun);
         tokio::spawn(async move {
-            let message = match tokio::task::spawn_blocking(move || loader.read()).await {
-                Ok(read) => Msg::FileRead(look, read),
+            let mut reading = tokio::task::spawn_blocking(move || loader.read());
+            let read = match tokio::time::timeout(TELL_AFTER, &mut reading).await {
+                Ok(read) => read,
+                Err(_) => {
+                    let seconds = TELL_AFTER.as_secs();
+                    tracing::error!(
+                        seconds,
+                        "the policy's file can't be read yet; the policy in force stays, and `policy set` changes it"
+                    );
+                    reading.await
+                }
+            };
+            let message = match read {
+                Ok(read) => Msg::FileRead(look, read, number),
                 Err(panic) => Msg::DutyEnded(DutyEnded {
                     what: "reading the policy's file".into(),
                     why: panic.to_string(),
@@ -90,7 +122,7 @@ impl Actor for PolicyActor {
                 Ok(())
             })
         });
-        Ok(State { loader, reading: false, again: None, _watch: watch })
+        Ok(State { loader, under_way: 0, begun: 0, ended: 0, set_after: 0, again: None, _watch: watch })
     }
 
     async fn handle(
@@ -105,6 +137,10 @@ impl Actor for PolicyActor {
             Msg::Set { reply, .. } | Msg::Approve { reply, .. } if reply.is_closed() => {}
             Msg::Set { text, reply } => {
                 let result = aside(move || loader.set(&text)).await;
+                // What is read of the file now was written before this.
+                if result.is_ok() {
+                    state.set_after = state.begun;
+                }
                 let _ = reply.send(result);
             }
             Msg::Approve { approved, reply } => {
@@ -112,10 +148,18 @@ impl Actor for PolicyActor {
                 let _ = reply.send(result);
             }
             Msg::Reload(look) => state.read(&myself, look),
-            Msg::FileRead(look, read) => {
-                state.reading = false;
+            Msg::FileRead(look, read, number) => {
+                state.under_way -= 1;
                 if let Some(look) = state.again.take() {
                     state.read(&myself, look);
+                }
+                if number < state.ended {
+                    return Ok(());
+                }
+                state.ended = number;
+                if number <= state.set_after {
+                    loader.note(read);
+                    return Ok(());
                 }
                 match aside(move || loader.reload(look, read)).await {
                     Ok(Reloaded::Unchanged) => {}
@@ -151,7 +195,7 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::generation::{Candidate, Store};
@@ -187,21 +231,55 @@ mod tests {
     async fn a_file_that_cant_be_read_to_its_end_holds_up_no_operator() {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let (began, begins) = std::sync::mpsc::channel();
+        let (gate, readings) = (std::sync::Mutex::new(released), AtomicUsize::new(0));
+        let loader = loader(Some("/on/a/server".into())).reading_by(Arc::new(move |_| {
+            began.send(()).unwrap();
+            if readings.fetch_add(1, Ordering::SeqCst) > 0 {
+                return Ok("version: 1 # elsewhere\n".to_owned());
+            }
+            let _released = gate.lock().unwrap().recv();
+            Ok("version: 1 # before\n".to_owned())
+        }));
+        let mut generations = loader.store().subscribe();
+        let (actor, handle) = Actor::spawn(None, PolicyActor, loader.clone()).await.unwrap();
+        // The first of them, the watch's own or ours, hangs.
+        begins.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(set(&actor, "version: 1 # two\n").await.unwrap().generation, 2);
+        actor.cast(Msg::Reload(Look::Meant)).unwrap();
+        let published = generations.wait_for(|number| *number == 3);
+        tokio::time::timeout(DEADLINE, published).await.expect("read beside it").unwrap();
+        assert_eq!(set(&actor, "version: 1 # four\n").await.unwrap().generation, 4);
+        // What it finds at last is older than all of that.
+        drop(release);
+        let text = |loader: &Loader| loader.store().load().source.text.to_string();
+        for _ in 0..3 {
+            actor.cast(Msg::Reload(Look::Meant)).unwrap();
+            begins.recv_timeout(DEADLINE).unwrap();
+        }
+        assert_eq!(text(&loader), "version: 1 # four\n");
+        actor.stop(None);
+        handle.await.unwrap();
+    }
+
+    /// A reading that began before a policy was set by hand finds what was written before it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_set_by_hand_outlasts_a_reading_that_began_before() {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (began, begins) = std::sync::mpsc::channel();
         let gate = std::sync::Mutex::new(released);
         let loader = loader(Some("/on/a/server".into())).reading_by(Arc::new(move |_| {
             began.send(()).unwrap();
             let _released = gate.lock().unwrap().recv();
-            Ok(TEXT.to_owned())
+            Ok("version: 1 # before\n".to_owned())
         }));
+        let mut seen = loader.seen();
         let (actor, handle) = Actor::spawn(None, PolicyActor, loader.clone()).await.unwrap();
-        actor.cast(Msg::Reload(Look::Meant)).unwrap();
         begins.recv_timeout(DEADLINE).unwrap();
-        assert_eq!(set(&actor, "version: 1 # two\n").await.unwrap().generation, 2);
-        actor.cast(Msg::Reload(Look::Meant)).unwrap();
-        assert_eq!(set(&actor, "version: 1 # three\n").await.unwrap().generation, 3);
-        assert!(begins.try_recv().is_err(), "read twice at a time");
+        assert_eq!(set(&actor, "version: 1 # set\n").await.unwrap().generation, 2);
         drop(release);
-        begins.recv_timeout(DEADLINE).expect("read once more, since that was wanted meanwhile");
+        let noted = seen.wait_for(|seen| *seen == Seen::of("version: 1 # before\n"));
+        tokio::time::timeout(DEADLINE, noted).await.unwrap().unwrap();
+        assert_eq!(&*loader.store().load().source.text, "version: 1 # set\n");
         actor.stop(None);
         handle.await.unwrap();
     }

@@ -182,6 +182,13 @@ impl Loader {
         result
     }
 
+    /// Takes what the file held before something else was put in force as seen, and puts nothing in force.
+    pub fn note(&self, read: Read) {
+        if let Read(Some(text)) = read {
+            self.seen.send_replace(text.as_deref().map_or(Seen::Unreadable, Seen::of));
+        }
+    }
+
     fn reloaded(&self, read: Read) -> Result<Reloaded, Refused> {
         let (Some(path), Read(Some(text))) = (&self.path, read) else { return Ok(Reloaded::Unchanged) };
         let seen = text.as_deref().map_or(Seen::Unreadable, Seen::of);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use futures_util::future::BoxFuture;
 use policy::Layer;
 use telemetry::audit::{AuditUnavailable, Egress, Event, Phase, Sink, Text, Verdict as Recorded, in_hex};
+use telemetry::complaints::Complaints;
 
 use uuid::Uuid;
 
@@ -71,7 +72,8 @@ impl Journal for Sink {
             ..of(known)
         };
         if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
-            error.complain("that an agent may guess no more");
+            static GUESSES: Complaints = Complaints::new();
+            error.complain("that an agent may guess no more", &GUESSES);
         }
     }
 
@@ -86,7 +88,8 @@ impl Journal for Sink {
         egress.detail = finished.fault.as_deref().map(Text::new);
         if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
             // The decision is on record already; a full log refuses new ones.
-            error.complain("the end of a request");
+            static ENDS: Complaints = Complaints::new();
+            error.complain("the end of a request", &ENDS);
         }
     }
 }
@@ -101,7 +104,8 @@ fn refused(sink: &Sink, of: Egress, detail: &str, generation: u64) {
         ..of
     };
     if let Err(error) = sink.record(Event::Egress(Box::new(egress))) {
-        error.complain("a refusal");
+        static REFUSALS: Complaints = Complaints::new();
+        error.complain("a refusal", &REFUSALS);
     }
 }
 

@@ -82,6 +82,7 @@ pub(crate) struct Accepted {
 /// Accepts for ever. Each connection goes on as a task of its own that outlives this one.
 pub async fn accept(deps: Arc<Deps>, listener: TcpListener, kind: Kind) {
     let mut backoff = ACCEPT_BACKOFF_MIN;
+    let is_captured = matches!(kind, Kind::Captured { .. });
     loop {
         match listener.accept().await {
             Ok((stream, client)) => {
@@ -89,7 +90,9 @@ pub async fn accept(deps: Arc<Deps>, listener: TcpListener, kind: Kind) {
                 hand_over(&deps, stream, client, kind);
             }
             // Init has taken the port back: this task ends when its actor hears of it, too.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => std::future::pending().await,
+            Err(error) if is_captured && error.kind() == io::ErrorKind::InvalidInput => {
+                std::future::pending().await
+            }
             Err(error) => {
                 // Out of descriptors or memory: waiting connections stay in the queue.
                 tracing::warn!(%error, "accept failed");

@@ -36,8 +36,8 @@ impl Kept {
 }
 
 impl Shelf {
-    /// Takes connections that their pool has no use for any more. Beyond [`MAX_SHELVED`] the oldest are closed.
-    /// Must be called in a tokio runtime.
+    /// Takes connections that their pool has no use for any more. Beyond [`MAX_SHELVED`] the oldest are
+    /// closed. Must be called in a tokio runtime.
     pub(crate) fn put(&self, kept: Vec<Kept>) {
         if kept.is_empty() {
             return;

@@ -2,7 +2,6 @@
 //! more than they use.
 
 use crate::plan::Limits;
-use nix::sched::CpuSet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 
@@ -11,27 +10,17 @@ use std::io;
 /// (a child its filter's listener, init its answers, the heart the handover): they could not, if agents could
 /// use up the whole limit.
 ///
-/// The kernel looks at the count before it adds a message's descriptors, and holds no lock: each sender that
-/// runs at that moment comes to lie beyond the limit by all of its message.
-fn in_reserve() -> u64 {
-    const LEAST: u64 = 8192;
-    /// Descriptors of one message (SCM_MAX_FD).
-    const OF_A_MESSAGE: u64 = 253;
-    // Twice, since a sender may be interrupted between the look and the count.
-    LEAST.max(2 * OF_A_MESSAGE * processors())
-}
+/// The kernel looks at the count, copies the message, and only then counts its descriptors: each thread that
+/// is held up in the copy (by a page of its own that has to be fetched) comes to lie beyond the limit by all
+/// of its message. So as many threads as a user may have count, each with a whole message.
+const IN_RESERVE: u64 = OF_A_MESSAGE * crate::plan::AGENT_THREADS;
 
-/// How many processors this process may run on; the most that can be told where there are more.
-fn processors() -> u64 {
-    let own = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
-    let all = 0..CpuSet::count();
-    let count = own.map_or(all.len(), |set| all.filter(|n| set.is_set(*n).unwrap_or(false)).count());
-    count as u64
-}
+/// Descriptors of one message (SCM_MAX_FD).
+const OF_A_MESSAGE: u64 = 253;
 
 /// The hard limit that lets agents have all the descriptors that they may have.
 pub(crate) fn descriptors_wanted() -> u64 {
-    crate::plan::AGENT_DESCRIPTORS + in_reserve()
+    crate::plan::AGENT_DESCRIPTORS + IN_RESERVE
 }
 
 /// Bounds pending signals and timers (sigqueue(3), timer_create(2)). They are counted per user, and without
@@ -58,7 +47,7 @@ pub fn apply(limits: &Limits) -> io::Result<()> {
 /// # Errors
 /// As [`apply`].
 pub fn apply_descriptors(limits: &Limits) -> io::Result<()> {
-    set(Resource::RLIMIT_NOFILE, limits.nofile, in_reserve())
+    set(Resource::RLIMIT_NOFILE, limits.nofile, IN_RESERVE)
 }
 
 /// Lowers a limit to `wanted`, or to the hard limit less the reserve if that is lower.

@@ -6,7 +6,7 @@
 //! must reach the child and all that it starts.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 
 /// Keeps a child off the processor that this process runs on, until this is dropped.
 #[derive(Debug)]
@@ -40,8 +40,19 @@ fn count(set: &CpuSet) -> usize {
     (0..CpuSet::count()).filter(|number| set.is_set(*number).unwrap_or(false)).count()
 }
 
+/// How many processors are on. (Not by sysconf(3): some C libraries count those that the caller may run on.)
 fn online() -> Option<usize> {
-    sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten()?.try_into().ok()
+    counted(&std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?)
+}
+
+/// How many numbers a list like `0-3,6` has.
+fn counted(list: &str) -> Option<usize> {
+    let of_range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.trim().split(',').map(of_range).sum()
 }
 
 fn all() -> CpuSet {
@@ -78,6 +89,12 @@ mod tests {
             self.0.kill().unwrap();
             self.0.wait().unwrap();
         }
+    }
+
+    #[test]
+    fn processors_are_counted() {
+        assert_eq!([counted("0\n"), counted("0-3,6\n"), counted("0-1,4-7")], [Some(1), Some(5), Some(6)]);
+        assert_eq!([counted(""), counted("3-1"), counted("x")], [None; 3]);
     }
 
     #[test]

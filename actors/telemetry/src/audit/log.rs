@@ -223,8 +223,9 @@ impl AuditLog {
                         return;
                     }
                     turn.wait_for_company().await;
-                    self.shared.taken.notify_waiters();
                 }
+                // Also after a predecessor that was aborted while it waited.
+                self.shared.taken.notify_waiters();
                 self.begin(&mut turn);
             }
             match self.finish(&mut turn).await {

@@ -35,10 +35,10 @@ pub enum AuditUnavailable {
 
 impl AuditUnavailable {
     /// Logs that `lost` is not on record, where nothing could be refused any more: the first time, and then
-    /// once a minute with the count, since agents can bring it about as often as they like.
-    pub fn complain(&self, lost: &str) {
-        static COMPLAINTS: Complaints = Complaints::new();
-        if let Some(untold) = COMPLAINTS.told(Instant::now()) {
+    /// once a minute with the count, since agents can bring it about as often as they like. `of_its_kind`
+    /// must be no other kind's: what agents cause must not hide what they don't.
+    pub fn complain(&self, lost: &str, of_its_kind: &Complaints) {
+        if let Some(untold) = of_its_kind.told(Instant::now()) {
             tracing::warn!(error = %self, untold, "{lost} is not on record");
         }
     }
