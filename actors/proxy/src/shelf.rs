@@ -11,6 +11,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use http::{HeaderMap, header};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use crate::limits::{MAX_SHELVED, SHELF_IDLE};
@@ -19,7 +20,14 @@ use crate::upstream::Sender;
 
 /// See the module. Clones share it.
 #[derive(Clone, Default)]
-pub struct Shelf(Arc<Mutex<Vec<Kept>>>);
+pub struct Shelf(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    kept: Vec<Kept>,
+    /// Whether a task is there that closes what nobody takes.
+    is_swept: bool,
+}
 
 /// A connection that is used by nobody.
 pub(crate) struct Kept {
@@ -37,19 +45,17 @@ impl Kept {
 
 impl Shelf {
     /// Takes connections that their pool has no use for any more. Beyond [`MAX_SHELVED`] the oldest are
-    /// closed. Must be called in a tokio runtime.
+    /// closed.
     pub(crate) fn put(&self, kept: Vec<Kept>) {
-        if kept.is_empty() {
-            return;
-        }
-        let mut shelf = lock(&self.0);
-        let was_empty = shelf.is_empty();
-        shelf.extend(kept);
-        shelf.retain(Kept::is_good);
-        let beyond = shelf.len().saturating_sub(MAX_SHELVED);
-        shelf.drain(..beyond);
-        if was_empty && !shelf.is_empty() {
-            tokio::spawn(sweep(Arc::downgrade(&self.0)));
+        // Without a runtime this is the process's end, and nobody comes any more.
+        let (false, Ok(runtime)) = (kept.is_empty(), Handle::try_current()) else { return };
+        let mut state = lock(&self.0);
+        state.kept.extend(kept);
+        state.kept.retain(Kept::is_good);
+        let beyond = state.kept.len().saturating_sub(MAX_SHELVED);
+        state.kept.drain(..beyond);
+        if !std::mem::replace(&mut state.is_swept, true) {
+            runtime.spawn(sweep(Arc::downgrade(&self.0)));
         }
     }
 
@@ -66,7 +72,7 @@ impl Shelf {
     /// How many connections wait here.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        lock(&self.0).len()
+        lock(&self.0).kept.len()
     }
 
     #[cfg(test)]
@@ -75,25 +81,26 @@ impl Shelf {
     }
 
     fn latest(&self, key: &Key) -> Option<Sender> {
-        let mut shelf = lock(&self.0);
-        let at = shelf.iter().rposition(|kept| kept.key == *key && kept.is_good())?;
-        Some(shelf.remove(at).sender)
+        let kept = &mut lock(&self.0).kept;
+        let at = kept.iter().rposition(|kept| kept.key == *key && kept.is_good())?;
+        Some(kept.remove(at).sender)
     }
 }
 
 /// Every critical section leaves the list whole, so a poisoned lock still guards a good one.
-fn lock(shelf: &Mutex<Vec<Kept>>) -> MutexGuard<'_, Vec<Kept>> {
+fn lock(shelf: &Mutex<State>) -> MutexGuard<'_, State> {
     shelf.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Closes what nobody has taken, until the shelf is empty.
-async fn sweep(shelf: Weak<Mutex<Vec<Kept>>>) {
+async fn sweep(shelf: Weak<Mutex<State>>) {
     loop {
         sleep(SHELF_IDLE).await;
         let Some(shelf) = shelf.upgrade() else { return };
-        let mut shelf = lock(&shelf);
-        shelf.retain(Kept::is_good);
-        if shelf.is_empty() {
+        let mut state = lock(&shelf);
+        state.kept.retain(Kept::is_good);
+        if state.kept.is_empty() {
+            state.is_swept = false;
             return;
         }
     }
