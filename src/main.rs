@@ -32,6 +32,8 @@ mod waits;
 use std::ffi::{CStr, OsString};
 use std::process::ExitCode;
 
+use nix::sys::stat::{Mode, umask};
+
 /// All arguments of the supervisor: its title, since anybody who sees a process sees its command line.
 pub const SUPERVISOR_ROLE: &CStr = c"cofferdam: supervisor";
 /// First argument of the demo's agent, inside its sandbox.
@@ -40,8 +42,17 @@ pub const DEMO_AGENT_ROLE: &CStr = c"__demo-agent";
 #[cfg(not(panic = "unwind"))]
 compile_error!("a panic must reach the supervisor as one actor's failure: build with panic = \"unwind\"");
 
+/// Takes what the operator's umask(2) denies the owner out of it: we make directories that we must enter, and
+/// files that we must read again. What it denies others stays denied.
+fn allow_ourselves() {
+    let others = Mode::S_IRWXG | Mode::S_IRWXO;
+    let wanted = umask(others);
+    umask(wanted & others);
+}
+
 fn main() -> ExitCode {
     steps::begin();
+    allow_ourselves();
     let mut arguments = std::env::args_os();
     let (title, first) = (arguments.next(), arguments.next());
     let is = |argument: &Option<OsString>, role: &CStr| {

@@ -22,15 +22,17 @@
 //! make and remove only its own files there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use agent::plan::Hidden;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::kill;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials, sockopt::PeerPidfd};
 use nix::unistd::Pid;
 
@@ -166,13 +168,10 @@ impl Root {
                 return Err(told(&path, &e));
             }
         };
-        match lock.try_lock() {
+        match lock_unless_held(&mut lock) {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let _ = lock.read_to_string(&mut pid);
-                let holder =
-                    pid.trim().parse::<u32>().map_or(String::new(), |pid| format!(" (process {pid})"));
+                let holder = holder(&mut lock).map_or(String::new(), |pid| format!(" (process {pid})"));
                 return Ok(Err(Taken::Running(holder)));
             }
             Err(fs::TryLockError::Error(e)) => return Err(told(&path, &e)),
@@ -380,6 +379,34 @@ pub enum Presence {
     Stopped,
     /// It is another user's, so that nothing more can be told.
     Anothers,
+}
+
+/// How long to wait for the lock of a sandbox whose heart is gone: its last process is ending.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// Locks the file, unless a process that lives holds the lock.
+fn lock_unless_held(lock: &mut File) -> Result<(), fs::TryLockError> {
+    let until = Instant::now() + ENDING;
+    loop {
+        match lock.try_lock() {
+            Err(fs::TryLockError::WouldBlock)
+                if Instant::now() < until
+                    && holder(lock).is_some_and(|pid| kill(pid, None) == Err(Errno::ESRCH)) =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Returns the process that wrote its pid into the lock file.
+fn holder(lock: &mut File) -> Option<Pid> {
+    let mut pid = String::new();
+    lock.rewind().ok()?;
+    lock.read_to_string(&mut pid).ok()?;
+    lock.rewind().ok()?;
+    pid.trim().parse().ok().filter(|pid| *pid > 0).map(Pid::from_raw)
 }
 
 /// Writes our pid into the lock file. The file is truncated only if the old text was longer: emptying a file

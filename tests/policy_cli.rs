@@ -124,11 +124,19 @@ fn every_error_at_once_with_its_place(stage: &Stage) -> Result<()> {
 
 /// `check` says of every path, at once, what a start would refuse by its name.
 fn paths_that_no_start_shows(stage: &Stage) -> Result<()> {
-    let text = "version: 1\nfilesystem_policy:\n  read_only: [/usr, /, /etc, /etc/shadow]\n  read_write: [/etc, /data]\n";
+    let never = ["/", "/etc/shadow", "/var/run", "/proc/self/root", "/proc/1/cwd", "/proc/thread-self"];
+    let text = format!(
+        "version: 1\nfilesystem_policy:\n  read_only: [ /usr, /etc, /proc, {} ]\n  read_write: [ /etc, /data ]\n",
+        never.join(", ")
+    );
     let file = stage.write("shown.yaml", text)?.display().to_string();
     let done = stage.call(&["policy", "check", &file])?.expect_code(125)?;
-    let errors = done.out().lines().filter(|line| line.contains("can't be shown")).count();
-    ensure!(errors == 3 && !done.out().contains("/usr"), "{}", done.out());
+    for path in never {
+        ensure!(done.out().contains(&format!("{path} can't be shown")), "{path}: {}", done.out());
+    }
+    ensure!(done.out().contains("/etc can't be writable"), "{}", done.out());
+    let errors = done.out().lines().filter(|line| line.contains(" can't be ")).count();
+    ensure!(errors == never.len() + 1, "{}", done.out());
     let refused = stage.run(&["--policy", &file], &["true"])?.expect_code(125)?;
     ensure!(refused.err().contains("/ can't be shown to an agent"), "{}", refused.err());
     Ok(())

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Path::new(COFFERDAM),
         bed::cases![
             exit_codes,
+            no_umask_keeps_us_out,
             refusals_are_one_line_with_a_mend,
             what_is_typed_goes_before_the_file,
             a_refused_start_spoils_no_name,
@@ -156,6 +157,23 @@ fn the_command_line_does_not_show_inside(stage: &Stage) -> Result<()> {
             "{:?}",
             done.out()
         );
+    }
+    Ok(())
+}
+
+/// What the operator's umask(2) denies the owner would keep us out of our own directories, and every later
+/// start of the name.
+fn no_umask_keeps_us_out(stage: &Stage) -> Result<()> {
+    for mask in ["0177", "0277", "0777", "0077", "0"] {
+        let name = format!("{}-{mask}", stage.name());
+        for mask in [mask, "0022"] {
+            let mut command = stage.command("/bin/sh");
+            command.env("COFFERDAM_STATE", stage.state());
+            command.args(["-c", &format!("umask {mask}; exec \"$0\" \"$@\"")]).arg(stage.binary());
+            command.args(["run", "--name", &name, "--", "sh", "-c", "umask"]);
+            let done = finish(command, PATIENCE)?.expect_code(0)?;
+            ensure!(done.out() == "0022\n", "{mask}: the agent's is its own: {}", done.out());
+        }
     }
     Ok(())
 }

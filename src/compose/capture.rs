@@ -12,7 +12,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use agent::InitClient;
-use agent::protocol::CageReport;
+use agent::client::ClientError;
+use agent::protocol::{CageReport, Refusal};
 use proxy::names::{Book, Resolver, Sockets};
 use proxy::witness::Witness;
 use proxy::{Captured, Kind, Listener};
@@ -104,7 +105,10 @@ async fn capture(init: &InitClient, captured: &watch::Sender<Captured>, ports: &
         }
     }
     captured.send_modify(|captured| captured.listeners = wanted);
-    if let Err(error) = init.capture_only(ports).await {
+    // A cage that doesn't hold, or an init that is gone, captures nothing at all: that is told elsewhere.
+    if let Err(error) = init.capture_only(ports).await
+        && !matches!(error, ClientError::Closed | ClientError::Refused(Refusal::Cage(_)))
+    {
         tracing::error!(%error, "ports that the policy no longer names may still be open inside");
     }
     uncaptured

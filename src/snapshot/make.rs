@@ -83,6 +83,7 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
         .map_err(|e| place.failure(e))?;
     let room = Room { most: wanted.most, taken: state.1.amount.charged() };
     let origin = files.as_ref().map_or(Origin::Elsewhere, |files| files.origin);
+    let taken = files.as_ref().map(|files| files.real.clone());
     let files = files
         .map(|Files { dir, user, .. }| {
             let write = || packed(user, (&dir, out), everything(), (room, wanted.meter));
@@ -101,7 +102,8 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
             "the snapshot does not read back as it was written: there is no file; try again",
         ));
     }
-    let missing = missing(&claim, &manifest);
+    let mut missing = missing(&claim, &manifest);
+    missing.extend(elsewhere(&claim, &before, taken.as_deref()));
     let size = place.file.metadata()?.len();
     Ok(Made { file: place.publish()?, size, manifest, missing })
 }
@@ -244,6 +246,19 @@ fn missing(claim: &Claim, manifest: &Manifest) -> Vec<String> {
     }
     said.extend(manifest.left_out());
     said
+}
+
+/// Says where else the agents could ever write: in the workspace of another start, say.
+fn elsewhere(claim: &Claim, places: &BTreeSet<PathBuf>, taken: Option<&Path>) -> Option<String> {
+    let own = std::fs::canonicalize(&claim.dir).unwrap_or_else(|_| claim.dir.clone());
+    let others = places.iter().filter(|place| !place.starts_with(&own) && Some(place.as_path()) != taken);
+    let others: Vec<String> = others.map(|place| place.display().to_string()).collect();
+    (!others.is_empty()).then(|| {
+        format!(
+            "what its agents may have written in {} is not in it; --workspace DIR takes in such a directory instead",
+            others.join(", ")
+        )
+    })
 }
 
 fn holds_anything(dir: &Path) -> bool {

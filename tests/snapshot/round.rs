@@ -216,6 +216,13 @@ pub fn a_workspace_elsewhere_is_taken_in_where_it_is_named(stage: &Stage) -> Res
     let said = stage.call(&["restore", &without, "--name", &third])?.expect_code(0)?.out();
     ensure!(said.contains("which lay elsewhere"), "{said}");
     ensure!(!own(stage, &third).exists());
+    // Whoever has had both: its own is taken in, and the other one named.
+    let fourth = format!("{}-d", stage.name());
+    sandbox(stage, &fourth, "true")?;
+    stage.run(&["--name", &fourth, "--workspace", &workspace], &["true"])?.expect_code(0)?;
+    let (_, both) = file(stage, "both.cofferdam");
+    let said = stage.call(&["snapshot", &fourth, &both])?.expect_code(0)?.err();
+    ensure!(said.contains(&workspace) && said.contains("is not in it"), "{said}");
     Ok(())
 }
 

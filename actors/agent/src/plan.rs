@@ -88,19 +88,25 @@ impl Paths {
     /// Returns why these paths can't be shown, as far as their names tell: one error for each such path.
     pub fn faults(&self) -> impl Iterator<Item = PlanError> {
         let read_only = self.read_only.iter().map(|rule| (&rule.path, false));
-        read_only.chain(self.read_write.iter().map(|rule| (&rule.path, true))).filter_map(
-            |(path, writable)| {
-                if let Err(error) = require_plain(path) {
-                    return Some(error);
-                }
-                let provided = crate::isolation::is_provided(path);
-                let never = (!provided && is_never_shown(path))
-                    || NEVER_SHOWN_BELOW.iter().any(|never| path.starts_with(never))
-                    || (writable && NEVER_WRITABLE.iter().any(|never| path == Path::new(never)));
-                never.then(|| PlanError::Forbidden(path.clone()))
-            },
-        )
+        let all = read_only.chain(self.read_write.iter().map(|rule| (&rule.path, true)));
+        all.filter_map(|(path, writable)| fault(path, writable))
     }
+}
+
+fn fault(path: &Path, writable: bool) -> Option<PlanError> {
+    if let Err(error) = require_plain(path) {
+        return Some(error);
+    }
+    let is = |places: &[&str]| places.iter().any(|place| path == Path::new(place));
+    let provided = crate::isolation::is_provided(path);
+    if (!provided && is_never_shown(path))
+        || NEVER_SHOWN_BELOW.iter().any(|never| path.starts_with(never))
+        || is(LEADS_ELSEWHERE)
+        || is_of_a_process(path)
+    {
+        return Some(PlanError::Forbidden(path.to_owned()));
+    }
+    (writable && is(NEVER_WRITABLE)).then(|| PlanError::Unwritable(path.to_owned()))
 }
 
 /// Bounds on what the agents may use up.
@@ -239,6 +245,9 @@ pub enum PlanError {
     /// A path that no policy may show.
     #[error("{0} can't be shown to an agent: name the directory or file that it needs instead")]
     Forbidden(PathBuf),
+    /// A path that no policy may show writable.
+    #[error("{0} can't be writable, since the sandbox has its own: name the files in it")]
+    Unwritable(PathBuf),
     /// A path that would be written in the root itself, since there is no overlay.
     #[error("{0} would be written in the root itself (a fault in cofferdam: it made no overlay)")]
     WriteThrough(PathBuf),
@@ -262,7 +271,17 @@ const NEVER_SHOWN_BELOW: &[&str] =
     &["/etc/shadow", "/etc/gshadow", "/etc/ssh", "/etc/sudoers", "/etc/sudoers.d"];
 
 /// Directories that no policy may show writable: of `/etc` the cage has its own.
-const NEVER_WRITABLE: &[&str] = &["/", "/etc"];
+const NEVER_WRITABLE: &[&str] = &["/etc"];
+/// Links in the cage to what no policy may show whole.
+const LEADS_ELSEWHERE: &[&str] = &["/var/run"];
+
+/// Whether a path is, or lies in, a process's directory in `/proc`: such a directory is another for each
+/// process, and its links (`root`, `cwd`, `fd/…`) lead anywhere.
+fn is_of_a_process(path: &Path) -> bool {
+    let Ok(below) = path.strip_prefix("/proc") else { return false };
+    let first = below.iter().next().unwrap_or_default().as_encoded_bytes();
+    [&b"self"[..], b"thread-self"].contains(&first) || first.first().is_some_and(u8::is_ascii_digit)
+}
 
 /// Whether a real path is one of those that no policy may show.
 pub(crate) fn is_never_shown(real: &Path) -> bool {
