@@ -262,6 +262,10 @@ async fn build(
             // It ends before it began. Afterwards the tree is gone, and with it whoever writes records. What
             // the tree reports of that end says nothing that the last record doesn't.
             reporting.abort();
+            // It may be recording at this moment, on another thread.
+            while !reporting.is_finished() {
+                tokio::task::yield_now().await;
+            }
             ending::last_records(&desk, Some(why.to_string())).await;
         }
         return Err(why);
