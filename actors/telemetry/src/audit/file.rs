@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -120,7 +121,7 @@ impl AuditFile {
     ) -> Result<Self, AuditError> {
         let head_path = directory.join(HEAD_NAME);
         let head = open_private(&head_path, false)?;
-        match head.try_lock() {
+        match lock(&head) {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => return Err(AuditError::InUse(head_path)),
             Err(std::fs::TryLockError::Error(source)) => {
@@ -393,5 +394,22 @@ fn rename_anew(from: &Path, to: &Path) -> std::io::Result<()> {
         }
         Err(Errno::EINVAL | Errno::ENOSYS) => Err(std::io::ErrorKind::AlreadyExists.into()),
         done => Ok(done?),
+    }
+}
+
+/// How long to wait for the writer before us. Where its sandbox's heart was killed it is ending at this
+/// moment, and the kernel closes its files one after the other.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// Locks the file, as soon as an ending process has let go of it.
+fn lock(file: &File) -> Result<(), std::fs::TryLockError> {
+    let until = Instant::now() + ENDING;
+    loop {
+        match file.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
     }
 }
