@@ -51,7 +51,7 @@ def full():
     let found = holders(&cage, its);
     assert!(matches!(found, Err(Refusal::Flooded { .. })), "{found:?}");
     assert_eq!(cage.floods(), [], "nobody else is there");
-    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
+    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3 3<&-; read <&3");
     let list = holders(&cage, inode).expect("whoever else asks is told").0;
     assert_eq!(list.len(), 1, "{list:?}");
     let floods = cage.floods();
@@ -75,7 +75,7 @@ while True:
 "#;
     let Some(program) = python(&[HOARD, FLOODS].concat()) else { return };
     let cage = Cage::start(mode);
-    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
+    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3 3<&-; read <&3");
     let hog = cage.spawn_silent("hog", &["bash", "-c", &program]).expect("spawn").process;
     let deadline = std::time::Instant::now() + crate::bed::PATIENCE;
     let mut refused = 0;
@@ -100,7 +100,7 @@ while True:
 }
 
 /// What has far more open than any of the floods below shows to whoever counts, and nothing to do with them.
-const BYSTANDER: &str = "exec 3<>/dev/tcp/127.0.0.1/3128; for n in {20..90}; do eval \"exec $n</dev/null\"; done; readlink /proc/$$/fd/3; read <&3";
+const BYSTANDER: &str = "exec 3<>/dev/tcp/127.0.0.1/3128; for n in {20..90}; do eval \"exec $n</dev/null\"; done; readlink /proc/$$/fd/3 3<&-; read <&3";
 
 /// Whoever asks while another agent floods, and however often, loses nothing.
 fn is_its_own(cage: &Cage, bystander: u64, its: u64) {

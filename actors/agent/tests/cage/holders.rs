@@ -95,7 +95,7 @@ impl Connects {
 fn a_holder_is_found_with_its_ancestors(mode: Mode) {
     let cage = Cage::start(mode);
     let script =
-        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; exec 4>&1; read <&3'; true";
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3 3<&-; exec 4>&1; read <&3'; true";
     let inode = connected(&cage, script);
     let (list, fds) = settled(&cage, inode, &["bash"]);
     let holder = &list[0];
@@ -112,7 +112,7 @@ fn a_holder_is_found_with_its_ancestors(mode: Mode) {
 
 fn a_shared_socket_has_two_holders(mode: Mode) {
     let cage = Cage::start(mode);
-    let script = "exec 3<>/dev/tcp/127.0.0.1/3128; sleep 1000 & readlink /proc/$$/fd/3; read <&3";
+    let script = "exec 3<>/dev/tcp/127.0.0.1/3128; sleep 1000 & readlink /proc/$$/fd/3 3<&-; read <&3";
     let inode = connected(&cage, script);
     let (_, fds) = settled(&cage, inode, &["bash", "sleep"]);
     assert_eq!(fds.len(), 2);
@@ -166,7 +166,7 @@ ctypes.CDLL(None).pthread_exit(None)
 "#;
     let Some(program) = python(ENDS_ITS_FIRST_THREAD) else { return };
     let cage = Cage::start(mode);
-    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
+    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3 3<&-; read <&3");
     settled(&cage, inode, &["bash"]);
     let (_, restless) = connected_by(&cage, "d", &program);
     let look = |inode| Request::Holders { inode, mappings: false, connector: false };
@@ -193,7 +193,7 @@ fn who_hides_what_it_holds_keeps_nobody_elses_holder_from_being_told(mode: Mode)
     let cage = Cage::start(mode);
     cage.spawn_silent("d", &["bash", "-c", &format!("{HIDDEN}; exec /sandbox/hidden 1000")]).expect("spawn");
     // Where bash has its socket is not where it has connected it.
-    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
+    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3 3<&-; read <&3");
     until_hidden(&cage);
     settled(&cage, inode, &["bash"]);
 }
@@ -201,7 +201,7 @@ fn who_hides_what_it_holds_keeps_nobody_elses_holder_from_being_told(mode: Mode)
 fn who_hides_that_it_holds_a_socket_is_found_to(mode: Mode) {
     let cage = Cage::start(mode);
     let script = format!(
-        "{HIDDEN}; exec 3<>/dev/tcp/127.0.0.1/3128; /sandbox/hidden 1000 & readlink /proc/$$/fd/3; read <&3"
+        "{HIDDEN}; exec 3<>/dev/tcp/127.0.0.1/3128; /sandbox/hidden 1000 & readlink /proc/$$/fd/3 3<&-; read <&3"
     );
     let inode = connected(&cage, &script);
     until_hidden(&cage);
@@ -251,7 +251,7 @@ fn connector(cage: &Cage, inode: u64) -> Option<Connector> {
 
 fn the_maker_of_a_connection_is_known(mode: Mode) {
     let cage = Cage::start(mode);
-    let script = "exec 3<>/dev/tcp/127.0.0.1/3128; sleep 1000 & readlink /proc/$$/fd/3; read <&3";
+    let script = "exec 3<>/dev/tcp/127.0.0.1/3128; sleep 1000 & readlink /proc/$$/fd/3 3<&-; read <&3";
     let inode = connected(&cage, script);
     let (list, _) = settled(&cage, inode, &["bash", "sleep"]);
     let bash =
@@ -266,7 +266,8 @@ fn the_maker_of_a_connection_is_known(mode: Mode) {
 fn an_exec_unmakes_the_maker(mode: Mode) {
     let cage = Cage::start(mode);
     // The same process, and the same program once more.
-    let script = "exec 3<>/dev/tcp/127.0.0.1/3128; exec bash -c 'readlink /proc/$$/fd/3; read <&3; true'";
+    let script =
+        "exec 3<>/dev/tcp/127.0.0.1/3128; exec bash -c 'readlink /proc/$$/fd/3 3<&-; read <&3; true'";
     let inode = connected(&cage, script);
     let (list, _) = settled(&cage, inode, &["bash"]);
     let pid = list.first().expect("bash").process.pid;
@@ -280,7 +281,7 @@ fn an_agent_is_one_whatever_it_leaves_behind(mode: Mode) {
         Some(Connector::Holds { origin, .. }) => origin,
         other => panic!("{other:?}"),
     };
-    const CONNECTS: &str = "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3; true";
+    const CONNECTS: &str = "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3 3<&-; read <&3; true";
     let leaves = format!("env -i setsid bash -c '{CONNECTS}' & true");
     let (first, left_behind) = connected_by(&cage, "c", &leaves);
     cage.wait(first);
@@ -318,7 +319,7 @@ fn what_an_agent_can_write_is_foreign_by_every_name(mode: Mode) {
         let (copy, library) = (copy.display(), library.display());
         let script = format!(
             "test -e {copy} || cp {}/libm.so.6 {copy}; LD_PRELOAD={library} bash -c 'exec 3<>/dev/tcp/127.0.0.1/3128; \
-             readlink /proc/$$/fd/3; exec 4>&1; read <&3'; true",
+             readlink /proc/$$/fd/3 3<&-; exec 4>&1; read <&3'; true",
             libraries.display()
         );
         let inode = connected_by(&cage, &library.to_string(), &script).1;
