@@ -6,7 +6,6 @@
 //! old cage, exactly those start again, however many supervisors die meanwhile: their ends are forgotten
 //! once, before any agent starts.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use agent::InitClient;
@@ -36,9 +35,6 @@ pub type Over = Vec<Ended>;
 
 /// How long the heart may take to be told which processes are stopped.
 const KEPT_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
-
-/// The name of the sealed file with [`Stopped`] that the heart keeps.
-const STOPPED_FILE: &str = "cofferdam-stopped";
 
 /// The processes that are being stopped for another cage.
 #[derive(Debug, Serialize, Deserialize)]
@@ -184,7 +180,7 @@ pub async fn remember(
                     init.forget(process).await?;
                 }
                 // A process that is started from here on ends of its own accord.
-                heart.keep(slot::STOPPED, sealed::seal_json(STOPPED_FILE, &left)?.as_fd()).await?;
+                heart.try_keep(slot::STOPPED, &left).await?;
             }
         }
         // Init's table says all that is to be known of ends.

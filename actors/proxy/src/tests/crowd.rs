@@ -17,7 +17,7 @@ fn all_turns_but(bed: &Bed, left: usize) -> Vec<crate::tracker::UnchargedRequest
     (left..MAX_EXCHANGES).map(|_| bed.deps.tracker.turn(Party::UNKNOWN).unwrap()).collect()
 }
 
-async fn until(mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
     let held = async {
         while !holds() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;

@@ -6,6 +6,7 @@ use http::Request;
 use tokio::io::AsyncWriteExt;
 
 use super::bed::{Bed, PATIENCE, Raw, exchange, read_head, rest};
+use super::crowd::until;
 use super::exchanges::bed_with_tls;
 use crate::body::{Body, empty};
 use crate::limits::MAX_SHELVED;
@@ -13,15 +14,6 @@ use crate::tls::Alpn;
 
 fn get(target: &str) -> Request<Body> {
     Request::get("/ok/x").header("host", target).body(empty()).unwrap()
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let held = async {
-        while !holds() {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, held).await.expect("it never came to that");
 }
 
 /// One request on a connection of its own, which has ended when this returns.
