@@ -28,7 +28,11 @@ pub const AGENT_START_WITHIN: Duration =
     agent::client::patience::OF_A_START.saturating_add(Duration::from_secs(10));
 /// How much longer for each agent: they start one after the other.
 pub const AGENT_READY_WITHIN: Duration = AGENT_START_WITHIN.saturating_add(Duration::from_secs(5));
-/// The time between two pings of a supervisor that is ready (`src/heart/watchdog.rs`).
+/// How long a supervisor that starts may say nothing, whereas it says every [`PING_EVERY`] that it is alive.
+/// Long enough for one read of a very slow disk.
+pub const START_SILENCE: Duration = Duration::from_secs(60);
+/// The time between two pings of a supervisor that is ready, and between two signs of life of one that starts
+/// (`src/heart/watchdog.rs`).
 pub const PING_EVERY: Duration = Duration::from_secs(10);
 /// How long a command expects a supervisor's start to take at most.
 const START: Duration = Duration::from_secs(20);
@@ -64,6 +68,7 @@ mod tests {
             ("READY_WITHIN", READY_WITHIN),
             ("AGENT_START_WITHIN", AGENT_START_WITHIN),
             ("AGENT_READY_WITHIN", AGENT_READY_WITHIN),
+            ("START_SILENCE", START_SILENCE),
             ("PING_EVERY", PING_EVERY),
             ("of_a_stop", of_a_stop(STOP_GRACE)),
             ("of_a_move", of_a_move()),

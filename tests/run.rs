@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             what_was_refused_is_told_at_the_end,
             stdout_is_the_agents_alone,
             big_binary_output_comes_whole,
+            output_that_does_not_arrive_is_a_failure,
             stdin_reaches_the_agent,
             environment_is_scrubbed_and_set,
             the_command_line_does_not_show_inside,
@@ -357,6 +358,14 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
         let said = stage.run(options, &[program])?.expect_code(code)?.err();
         ensure!(said.lines().count() == 1 && said.contains("a\\nb"), "{said}");
     }
+    for limit in ["-u 63", "-f 4095", "-d 262143"] {
+        let mut command = stage.command("/bin/bash");
+        command.env("COFFERDAM_STATE", stage.state());
+        command.args(["-c", &format!("ulimit -S {limit}; exec \"$0\" run -- true")]).arg(stage.binary());
+        let said = finish(command, PATIENCE)?.expect_code(125)?.err();
+        let option = format!("`ulimit {} ", &limit[..2]);
+        ensure!(said.lines().count() == 1 && said.contains(&option), "{said}");
+    }
     let said = stage.run(&["--env", ""], &["true"])?.err();
     ensure!(said.contains("NAME=VALUE") && !said.contains("--env =VALUE"), "{said}");
     let mut command = stage.cofferdam(["run", "--env", "ODD", "--", "true"]);
@@ -471,6 +480,19 @@ fn big_binary_output_comes_whole(stage: &Stage) -> Result<()> {
     stage.write("workspace/big", &bytes)?;
     let done = stage.run(&["--workspace", &workspace(stage)], &["cat", "/sandbox/big"])?.expect_code(0)?;
     ensure!(done.stdout == bytes, "{} bytes came of {}, or other ones", done.stdout.len(), bytes.len());
+    Ok(())
+}
+
+/// Where the agent didn't notice. One that did, or that failed for another reason, has its own exit code.
+fn output_that_does_not_arrive_is_a_failure(stage: &Stage) -> Result<()> {
+    for (script, code) in [("echo lost", 125), ("echo lost; exit 7", 7), ("echo shown >&2", 0)] {
+        let mut command = stage.command("/bin/sh");
+        command.env("COFFERDAM_STATE", stage.state());
+        command.args(["-c", "exec \"$0\" \"$@\" >/dev/full"]).arg(stage.binary());
+        command.args(["run", "--", "sh", "-c", script]);
+        let done = finish(command, PATIENCE)?.expect_code(code)?;
+        ensure!(code == 0 || done.err().contains("No space left on device"), "{}", done.err());
+    }
     Ok(())
 }
 

@@ -94,7 +94,7 @@ pub async fn wait_for_end(
                 Ok(ToSupervisor::Signal(signo)) => desk.agents.signal(signo),
                 Ok(ToSupervisor::Winch) => desk.agents.resize(),
                 // If this fails, the heart is gone, as the next look at the channel shows.
-                Ok(ToSupervisor::Ping) => drop(heart.pong().await),
+                Ok(ToSupervisor::Ping) => drop(heart.alive().await),
                 Ok(ToSupervisor::Turn { uid }) => {
                     another_cage::note(desk, heart, uid).await;
                     stop_agents(desk, STOP_GRACE);
@@ -138,6 +138,8 @@ pub async fn close(
     let drains = desk.agents.iter().map(|agent| desk.stores.streams.agent_drained(&agent.name, LAST_WORK));
     tokio::join!(futures_util::future::join_all(drains), desk.exec.end(LAST_WORK));
     heart.steps.done("supervisor: output out");
+    // As write(2)'s error is for any program: what was asked for didn't all arrive.
+    let code = if code == 0 && desk.stores.streams.have_lost_output() { REFUSED } else { code };
     heart.over(code, message.clone()).await.inspect_err(|_| clean_up())?;
     last_records(desk, message.clone()).await;
     heart.steps.done("supervisor: records on disk");

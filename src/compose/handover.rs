@@ -11,6 +11,7 @@ use agent::wire::{AsyncWire, Packet, WireError};
 
 use crate::sealed;
 use crate::steps::Steps;
+use crate::waits::PING_EVERY;
 
 /// How long to wait before the heart is asked once more to keep a value.
 pub const KEEP_AGAIN: Duration = Duration::from_secs(1);
@@ -133,9 +134,21 @@ impl HeartLine {
         self.wire.send(&ToHeart::Ready, &[]).await
     }
 
-    /// Answers a ping.
-    pub async fn pong(&self) -> Result<(), WireError> {
-        self.wire.send(&ToHeart::Pong, &[]).await
+    /// Tells the heart that this supervisor is alive: it was pinged, or still starts.
+    pub async fn alive(&self) -> Result<(), WireError> {
+        self.wire.send(&ToHeart::Alive, &[]).await
+    }
+
+    /// Tells the heart again and again that this supervisor is alive, while it starts and answers no pings.
+    /// For a task of its own: what blocks the start's must not silence it.
+    pub async fn stay_alive(self) {
+        let first = tokio::time::Instant::now() + PING_EVERY;
+        let mut turns = tokio::time::interval_at(first, PING_EVERY);
+        loop {
+            turns.tick().await;
+            // A full buffer is the heart's to empty, and its death is another's to see.
+            let _ = self.alive().await;
+        }
     }
 
     /// Tells the heart that the news that it handed over are on disk.

@@ -139,7 +139,9 @@ async fn supervise() -> Result<(), Refused> {
     speak(plan.log_format);
     heart.steps = Steps::of_process(plan.timings, "supervisor");
     heart.steps.done("supervisor: handover and plan taken");
+    let alive = supervision::essential(heart.clone().stay_alive());
     let built = build(&heart, &mut handover, Arc::clone(&plan)).await;
+    alive.abort();
     let (desk, end) = match built {
         Ok(desk) => {
             if heart.ready().await.is_err() {

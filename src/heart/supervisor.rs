@@ -152,7 +152,7 @@ impl Heart {
                     let by = Instant::now() + STOP_SLACK;
                     self.stop_by = turn::earlier(self.stop_by, Some(by));
                 }
-                Ok(Packet { body: ToHeart::Pong, .. }) => self.watchdog.answered(),
+                Ok(Packet { body: ToHeart::Alive, .. }) => self.watchdog.heard(),
                 Ok(Packet { body: ToHeart::OnRecord, .. }) => {
                     self.news = News::default();
                     // The next news are different events, though they may read the same.

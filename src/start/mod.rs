@@ -13,6 +13,7 @@ pub mod cage;
 pub mod door;
 pub mod environment;
 pub mod outside;
+pub mod rlimits;
 pub mod secrets;
 pub mod sockets;
 pub mod way_out;
@@ -156,6 +157,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     // Every process below inherits this: a core file would hold what memory holds.
     agent::own::no_core_files()?;
     agent::own::want_descriptors(proxy::limits::descriptors_wanted())?;
+    rlimits::check()?;
     let mut claim = match &wanted.name {
         NameChoice::Exactly(name) => root.claim(name, another_name(wanted.mode))?,
         NameChoice::Numbered(base) => root.claim_numbered(base)?,

@@ -71,8 +71,8 @@ pub enum ToHeart {
     },
     /// The supervision tree is up.
     Ready,
-    /// The answer to a [`ToSupervisor::Ping`].
-    Pong,
+    /// The answer to a [`ToSupervisor::Ping`]; while the supervisor starts it says this by itself.
+    Alive,
     /// The [`News`] that it was handed are on disk.
     OnRecord,
     /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -140,6 +140,8 @@ struct Registry {
     streams: ArcSwap<BTreeMap<StreamId, Arc<Stream>>>,
     next: AtomicU64,
     changed: watch::Sender<u64>,
+    /// Whether any stream ended as [`StreamEnd::Failed`].
+    failed: AtomicBool,
 }
 
 /// The registry. Clones share it.
@@ -209,8 +211,17 @@ impl Streams {
         tokio::time::timeout(deadline, all).await.is_ok()
     }
 
+    /// Whether output of any stream that has ended was lost, because it could not be shown.
+    #[must_use]
+    pub fn have_lost_output(&self) -> bool {
+        self.0.failed.load(Ordering::Acquire)
+    }
+
     /// Ends a stream: notifies those who wait for that, and forgets it.
     pub(crate) fn end(&self, stream: &Stream, end: StreamEnd) {
+        if matches!(end, StreamEnd::Failed(_)) {
+            self.0.failed.store(true, Ordering::Release);
+        }
         self.0.streams.rcu(|streams| {
             let mut streams = BTreeMap::clone(streams);
             streams.remove(&stream.id);

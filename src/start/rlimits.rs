@@ -1,0 +1,67 @@
+//! Refuses a start under limits of the operator's shell (setrlimit(2)) that the sandbox's own processes can't
+//! live with. Checked before anything is made, since what fails later by such a limit names only what it was
+//! doing at that moment.
+//!
+//! Must stay a floor, not a wish: what works, if only just, is let through.
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::failure::Failure;
+
+/// A limit and what it must allow.
+struct Floor {
+    resource: Resource,
+    /// What it bounds.
+    of: &'static str,
+    least: u64,
+    /// The shell's option, and the factor between its unit and the kernel's.
+    shell: (&'static str, u64),
+}
+
+const FLOORS: &[Floor] = &[
+    // Root's sandboxes have users of their own; an ordinary user's other processes count too.
+    Floor { resource: Resource::RLIMIT_NPROC, of: "processes and threads", least: 64, shell: ("-u", 1) },
+    Floor { resource: Resource::RLIMIT_NOFILE, of: "open files", least: 256, shell: ("-n", 1) },
+    // The first records, and sealed files of certificates.
+    Floor { resource: Resource::RLIMIT_FSIZE, of: "bytes in a file", least: 4 << 20, shell: ("-f", 1024) },
+    Floor { resource: Resource::RLIMIT_DATA, of: "bytes of memory", least: 256 << 20, shell: ("-d", 1024) },
+];
+
+/// Refuses the first limit that is too low. What can be raised must be raised before.
+pub fn check() -> Result<(), Failure> {
+    for floor in FLOORS {
+        let (soft, _) = getrlimit(floor.resource).map_err(std::io::Error::from)?;
+        check_one(floor, soft)?;
+    }
+    Ok(())
+}
+
+fn check_one(floor: &Floor, limit: u64) -> Result<(), Failure> {
+    if limit >= floor.least {
+        return Ok(());
+    }
+    let (option, unit) = floor.shell;
+    Err(Failure::refused(format!(
+        "this shell allows {limit} {}, and a sandbox needs {}: `ulimit {option} {}`, or start it where more is allowed",
+        floor.of,
+        floor.least,
+        floor.least / unit
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_below_its_floor_is_refused_with_the_shells_own_command() {
+        for floor in FLOORS {
+            assert!(check_one(floor, floor.least).is_ok());
+            assert!(check_one(floor, nix::sys::resource::RLIM_INFINITY).is_ok());
+            let said = check_one(floor, floor.least - 1).unwrap_err().message;
+            assert_eq!(floor.least % floor.shell.1, 0);
+            let mend = format!("`ulimit {} {}`", floor.shell.0, floor.least / floor.shell.1);
+            assert!(said.contains(&mend), "{said}");
+        }
+    }
+}
