@@ -227,6 +227,7 @@ fn a_denied_one_is_refused_at_once(stage: &Stage) -> Result<()> {
         let words: Vec<&str> = ["approvals"].into_iter().chain(words).collect();
         let refused = stage.call(&words)?.expect_code(125)?;
         ensure!(refused.err().contains(said), "{words:?}: {}", refused.err());
+        ensure!(refused.err().lines().count() <= 2, "{words:?}: {}", refused.err());
     }
     ensure!(asking.arrived(&mark) == 0);
     // A method that would mean "any" in a rule.

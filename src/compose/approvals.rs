@@ -330,7 +330,8 @@ fn writable(entry: &Approved, rule: &Rule) -> Result<(), Fault> {
             Unwritable::Pattern { .. } => {
                 fault.hint("approve it once, or write a rule of your own with --method and --path")
             }
-            Unwritable::Rejected(_) => fault,
+            Unwritable::Rejected { help: Some(help), .. } => fault.hint(help),
+            Unwritable::Rejected { help: None, .. } => fault,
         }
     })
 }

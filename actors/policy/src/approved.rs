@@ -7,7 +7,7 @@
 
 use serde_json::json;
 
-use crate::diagnostics::Diagnostics;
+use crate::diagnostics::{Diagnostics, Severity};
 use crate::generation::Candidate;
 use crate::read::{Preset, parse_preset};
 
@@ -45,8 +45,14 @@ pub enum Unwritable {
         text: String,
     },
     /// The policy parser rejects the entry.
-    #[error("{0}")]
-    Rejected(String),
+    #[error("{message}")]
+    Rejected {
+        /// What is wrong: the parser's first message. Where it stands would mean nothing to the operator, who
+        /// wrote no such file.
+        message: String,
+        /// The parser's mend.
+        help: Option<String>,
+    },
 }
 
 impl Approved {
@@ -81,7 +87,13 @@ impl Approved {
     pub fn check(&self) -> Result<(), Unwritable> {
         Self::literal("the program's path", &self.binary)?;
         Self::literal("the host", &self.host)?;
-        self.preset().map(drop).map_err(|errors| Unwritable::Rejected(errors.to_string()))
+        self.preset().map(drop).map_err(|errors| {
+            let first = errors.items().iter().find(|item| item.severity == Severity::Error);
+            Unwritable::Rejected {
+                message: first.map_or_else(|| errors.summary(), |item| item.message.clone()),
+                help: first.and_then(|item| item.help.clone()),
+            }
+        })
     }
 
     /// The entry, made by the ordinary policy parser. The text given to it is JSON, which is YAML and can
@@ -261,7 +273,7 @@ mod tests {
         quoted.binary = "/sandbox/it's \"x\": {y} #z".to_owned();
         quoted.check().unwrap();
         let mut none = approved("1", "not a path");
-        assert!(matches!(none.check(), Err(Unwritable::Rejected(_))));
+        assert!(matches!(none.check(), Err(Unwritable::Rejected { .. })));
         none.path = "/a".to_owned();
         none.host = "2001:db8::1".to_owned();
         none.check().unwrap();

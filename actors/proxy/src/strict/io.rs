@@ -62,7 +62,10 @@ enum State {
     /// Waiting for the first byte of a head.
     Idle,
     /// Some bytes of a head are there.
-    Head,
+    Head {
+        /// Its first line is whole and judged.
+        has_line: bool,
+    },
     /// A body is passing.
     Body(Framing),
     /// What follows is no HTTP, or not yet known to be: nothing passes.
@@ -134,7 +137,7 @@ impl<T> StrictIo<T> {
 
     /// Ends reading for a violation. Heads judged before it still pass; nothing behind them does.
     fn end(&mut self, violation: Violation) {
-        if matches!(self.state, State::Idle | State::Head) {
+        if matches!(self.state, State::Idle | State::Head { .. }) {
             self.unanswered = Some(violation);
         }
         let _first_one_stays = self.fault.set(violation);
@@ -152,17 +155,22 @@ impl<T> StrictIo<T> {
             }
             match &mut self.state {
                 State::Idle => {
-                    self.state = State::Head;
+                    self.state = State::Head { has_line: false };
                     self.searched = 0;
                     self.read_timer.set(HEAD_DEADLINE);
                 }
-                State::Head => match head::find_end(fresh, self.searched) {
+                State::Head { has_line } => match head::find_end(fresh, self.searched) {
                     None if fresh.len() >= MAX_HEAD_BYTES => {
                         self.end(Violation::TooLarge);
                         return Ok(());
                     }
                     None => {
-                        self.searched = fresh.len();
+                        let judged =
+                            if *has_line { Ok(true) } else { head::judge_beginning(fresh, self.searched) };
+                        match judged {
+                            Ok(whole) => (*has_line, self.searched) = (whole, fresh.len()),
+                            Err(violation) => self.refuse(violation),
+                        }
                         return Ok(());
                     }
                     Some(end) if end > MAX_HEAD_BYTES => {
@@ -175,8 +183,7 @@ impl<T> StrictIo<T> {
                             self.enter(head);
                         }
                         Err(violation) => {
-                            self.named = Named::of(fresh).map(Box::new);
-                            self.end(violation);
+                            self.refuse(violation);
                             return Ok(());
                         }
                     },
@@ -196,6 +203,12 @@ impl<T> StrictIo<T> {
                 State::Held | State::Ended => return Ok(()),
             }
         }
+    }
+
+    /// Ends reading for what is wrong with the head at the front.
+    fn refuse(&mut self, violation: Violation) {
+        self.named = self.buffer.get(self.judged..).and_then(Named::of).map(Box::new);
+        self.end(violation);
     }
 
     fn enter(&mut self, head: head::Head) {
@@ -260,7 +273,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for StrictIo<T> {
                     }
                     continue;
                 }
-                State::Idle | State::Head => this.judge_buffered()?,
+                State::Idle | State::Head { .. } => this.judge_buffered()?,
             }
             if this.judged > 0 || matches!(this.state, State::Ended | State::Held | State::Body(_)) {
                 continue;
@@ -277,7 +290,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for StrictIo<T> {
                     this.read_timer.arm(KEEP_ALIVE_IDLE);
                     ready!(this.read_timer.poll_elapsed(cx));
                     match this.state {
-                        State::Head => this.end(Violation::Slow),
+                        State::Head { .. } => this.end(Violation::Slow),
                         _ => this.state = State::Ended,
                     }
                 }

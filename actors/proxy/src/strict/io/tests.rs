@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use super::*;
+use crate::limits::MAX_METHOD_BYTES;
 
 fn room() -> Heads {
     Heads::new(crate::room::Room::new(
@@ -113,6 +114,29 @@ async fn a_slow_head_and_a_long_one_end() {
     assert_eq!((out.len(), violation), (0, Some(Violation::TooLarge)));
     let (out, violation, _) = read_all(b"STALL", 8).await;
     assert_eq!((out.len(), violation), (0, Some(Violation::Slow)), "a byte starts the clock");
+}
+
+/// Whoever speaks another protocol waits for an answer, and would wait until the head's deadline.
+#[tokio::test(start_paused = true)]
+async fn what_can_be_no_head_ends_at_once() {
+    let socks4 = b"\x04\x01\x01\xbb\x01\x02\x03\x04\x00";
+    let others: [&[u8]; 6] = [
+        b"\x05\x01\x00",
+        socks4,
+        b"\x16\x03\x01\x02\x00\x01",
+        b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+        b"SSH-2.0-OpenSSH_9.2p1\r\n",
+        b"HELO mail.test\r\n",
+    ];
+    for other in others {
+        for piece in [1, other.len()] {
+            let input = [other, b"STALL"].concat();
+            let (out, violation, _) = read_all(&input, piece).await;
+            assert_eq!((out.len(), violation), (0, Some(Violation::RequestLine)), "{other:?}");
+        }
+    }
+    let endless = [&[b'G'; MAX_METHOD_BYTES + 1][..], b"STALL"].concat();
+    assert_eq!(read_all(&endless, 1).await.1, Some(Violation::RequestLine));
 }
 
 #[tokio::test(start_paused = true)]
