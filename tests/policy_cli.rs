@@ -135,6 +135,7 @@ fn paths_that_no_start_shows(stage: &Stage) -> Result<()> {
         ensure!(done.out().contains(&format!("{path} can't be shown")), "{path}: {}", done.out());
     }
     ensure!(done.out().contains("/etc can't be writable"), "{}", done.out());
+    ensure!(done.out().contains("shown.yaml:4:"), "where it stands: {}", done.out());
     let errors = done.out().lines().filter(|line| line.contains(" can't be ")).count();
     ensure!(errors == never.len() + 1, "{}", done.out());
     let refused = stage.run(&["--policy", &file], &["true"])?.expect_code(125)?;
@@ -188,6 +189,11 @@ fn explain_names_the_rule_and_the_nearest(stage: &Stage) -> Result<()> {
     ensure!(odd.out().contains("(bad_request)"), "{}", odd.out());
     // A URL without a method stands for what clients do with it by default.
     let binary = ["policy", "explain", "--preset", "github", "--binary", "/usr/bin/gh"];
+    for options in [["--binary", "gh"].as_slice(), &["--binary", "/usr/bin/gh", "--ancestor", "./sh"]] {
+        let asked = [&binary[..4], options, &["GET", "https://api.github.com/user"]].concat();
+        let refused = stage.call(&asked)?.expect_code(125)?.err();
+        ensure!(refused.contains("by their paths") && refused.contains("/usr/bin/"), "{refused}");
+    }
     let get = stage.call(&[&binary[..], &["https://api.github.com/user"]].concat())?;
     ensure!(get.out().starts_with("ALLOWED  GET "), "{}", get.out());
     // A second resource that a header names is judged as the proxy would judge it.

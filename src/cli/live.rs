@@ -223,7 +223,7 @@ fn is_gone_soon(root: &Root, name: &Name) -> bool {
 /// down, or all places are taken) don't count.
 fn has_answered(error: &ClientError) -> bool {
     match error {
-        ClientError::Lost(_) | ClientError::Timeout => false,
+        ClientError::Lost(_) | ClientError::Timeout(_) => false,
         ClientError::Fault(fault) => fault.code != Code::Unavailable,
         _ => true,
     }

@@ -19,10 +19,11 @@ use crate::builder::{self, Came, Wish};
 use crate::cli::args::{ExplainArgs, NamedJson, PolicyCommand, Says};
 use crate::cli::live::{client, failure};
 use crate::cli::{Place, wait_for};
-use crate::console::{Paint, fault, print, print_json, say, table, warn};
+use crate::console::{Paint, fault, one_line, print, print_json, say, table, warn};
 use crate::failure::{Failure, Outcome, REFUSED};
 use crate::plan::PolicySource;
 use crate::site::policies::{self, Base, Choice};
+use crate::start::outside;
 use crate::state::{Name, Root};
 
 /// Runs a `policy` command.
@@ -144,8 +145,13 @@ fn of_policy(source: &PolicySource) -> Diagnostics {
     let mut found = candidate.warnings().clone();
     // What a start would refuse by the names of the paths alone. Whether they exist is another machine's
     // affair.
-    for fault in policies::paths(candidate.policy()).faults() {
-        found.push(Diagnostic { span: None, ..Diagnostic::error(0..0, fault.to_string()) });
+    let filesystem = candidate.policy().filesystem();
+    for (path, why) in policies::paths(candidate.policy()).faults() {
+        let listed = filesystem.read_only.iter().chain(&filesystem.read_write);
+        // Where the section is missing, the paths are a profile's, and stand in another text.
+        let here = listed.filter(|rule| rule.path == path && *rule.origin.file == *source.name);
+        let span = here.map(|rule| rule.origin.span.clone()).next_back();
+        found.push(Diagnostic { span, ..Diagnostic::error(0..0, why.to_string()) });
     }
     found
 }
@@ -180,7 +186,25 @@ fn judge_mend(question: &Question, explanation: &mut Explanation) {
     }
 }
 
+/// Refuses a program that isn't named by its path: the policy knows programs by nothing else, so that the
+/// answer would be about a program that there is not.
+fn require_path(option: &str, program: &str) -> Result<(), Failure> {
+    if program.starts_with('/') {
+        return Ok(());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = outside::find(program.as_ref(), &path);
+    let example = found.unwrap_or_else(|| Path::new("/usr/bin").join(program));
+    Err(Failure::refused(format!(
+        "{option} {}: programs are named by their paths inside the sandbox, like {}",
+        one_line(program),
+        one_line(&example.display().to_string())
+    )))
+}
+
 fn explain(args: ExplainArgs) -> Outcome {
+    require_path("--binary", &args.binary)?;
+    args.ancestor.iter().try_for_each(|program| require_path("--ancestor", program))?;
     let source = policies::source(&Choice {
         base: Base::named(args.profile.as_deref(), args.policy.as_deref()),
         presets: args.preset,

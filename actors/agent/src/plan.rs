@@ -85,11 +85,11 @@ impl Paths {
         paths.filter(|path| !crate::isolation::is_provided(path) && !path.starts_with(WORKSPACE))
     }
 
-    /// Returns why these paths can't be shown, as far as their names tell: one error for each such path.
-    pub fn faults(&self) -> impl Iterator<Item = PlanError> {
+    /// Returns the paths that can't be shown, as far as their names tell, and why.
+    pub fn faults(&self) -> impl Iterator<Item = (&Path, PlanError)> {
         let read_only = self.read_only.iter().map(|rule| (&rule.path, false));
         let all = read_only.chain(self.read_write.iter().map(|rule| (&rule.path, true)));
-        all.filter_map(|(path, writable)| fault(path, writable))
+        all.filter_map(|(path, writable)| Some((path.as_path(), fault(path, writable)?)))
     }
 }
 
@@ -346,7 +346,7 @@ impl CagePlan {
                 return Err(PlanError::WriteThrough(path.to_owned()));
             }
         }
-        self.paths.faults().next().map_or(Ok(()), Err)
+        self.paths.faults().next().map_or(Ok(()), |(_, why)| Err(why))
     }
 }
 

@@ -36,6 +36,8 @@ pub const EXEC_QUEUE: usize = 16;
 pub const MAX_ARGUMENTS: usize = 4096;
 /// Maximal bytes of an answer that the client reads as a whole.
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
-/// How long the client waits for a connection and for the head of an answer: a little more than the server's
-/// own deadline.
+/// How long the client waits for a connection and for an answer to a question. It comes in milliseconds, or
+/// after a restart of the supervisor; one that is stopped or hangs gives none.
+pub const QUESTION_DEADLINE: Duration = Duration::from_secs(10);
+/// As [`QUESTION_DEADLINE`], for what is to be done: a little more than the server's own deadline.
 pub const CLIENT_DEADLINE: Duration = Duration::from_secs(65);

@@ -95,6 +95,8 @@ pub struct PathRule {
     pub path: PathBuf,
     /// Whether the path may be missing. If not, a missing path stops the start.
     pub optional: bool,
+    /// Where it stands.
+    pub origin: Origin,
 }
 
 /// What to do on a kernel whose Landlock lacks something.

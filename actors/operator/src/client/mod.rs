@@ -11,6 +11,7 @@ use std::{
     io,
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,7 +27,7 @@ use tokio::net::UnixStream;
 use crate::{
     fault::Fault,
     frame::PROTOCOL,
-    limits::{CLIENT_DEADLINE, MAX_ANSWER},
+    limits::{CLIENT_DEADLINE, MAX_ANSWER, QUESTION_DEADLINE},
     types::{
         AcceptIdentity, Accepted, Approval, ApprovalAnswer, Event, ExecRequest, ForgetIdentity, Identity,
         LogQuery, PolicyChange, PolicyView, Status, Stop, TreeNode,
@@ -63,8 +64,11 @@ pub enum ClientError {
     #[error("the sandbox answered in a form that this version does not know: {0}")]
     Unknown(String),
     /// No answer came in time.
-    #[error("the sandbox did not answer within {} s", CLIENT_DEADLINE.as_secs())]
-    Timeout,
+    #[error(
+        "the sandbox did not answer within {} s: its supervisor is stopped, hangs (then it is replaced), or the machine is very busy",
+        .0.as_secs()
+    )]
+    Timeout(Duration),
     /// Reading or writing here failed.
     #[error("{0}")]
     Local(io::Error),
@@ -257,6 +261,10 @@ impl Client {
     /// One request on a connection of its own; an error of the API becomes a [`Fault`].
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
         let lost = |e: hyper::Error| ClientError::Lost(e.to_string());
+        let deadline = match *request.method() {
+            Method::GET => QUESTION_DEADLINE,
+            _ => CLIENT_DEADLINE,
+        };
         let exchange = async {
             let stream = connect(&self.path)
                 .await
@@ -266,8 +274,7 @@ impl Client {
             tokio::spawn(connection.with_upgrades());
             sender.send_request(request).await.map_err(lost)
         };
-        let response =
-            tokio::time::timeout(CLIENT_DEADLINE, exchange).await.map_err(|_| ClientError::Timeout)??;
+        let response = in_time(deadline, exchange).await??;
         let status = response.status();
         if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
@@ -280,15 +287,17 @@ impl Client {
     }
 }
 
+async fn in_time<T>(deadline: Duration, answer: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(deadline, answer).await.map_err(|_| ClientError::Timeout(deadline))
+}
+
 fn body(value: &impl Serialize) -> Result<Bytes> {
     let text = serde_json::to_vec(value).map_err(|e| ClientError::Unknown(e.to_string()))?;
     Ok(text.into())
 }
 
 async fn collect(response: Response<Incoming>) -> Result<Bytes> {
-    let whole =
-        tokio::time::timeout(CLIENT_DEADLINE, Limited::new(response.into_body(), MAX_ANSWER).collect()).await;
-    let whole = whole.map_err(|_| ClientError::Timeout)?;
+    let whole = in_time(CLIENT_DEADLINE, Limited::new(response.into_body(), MAX_ANSWER).collect()).await?;
     Ok(whole.map_err(|e| ClientError::Lost(e.to_string()))?.to_bytes())
 }
 

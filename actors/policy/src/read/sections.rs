@@ -71,7 +71,7 @@ impl Reader<'_> {
                 ),
             );
         }
-        Some(PathRule { path: PathBuf::from(path), optional })
+        Some(PathRule { path: PathBuf::from(path), optional, origin: self.origin(node.span.clone()) })
     }
 
     /// Reads an absolute path; refuses dot segments, and removes doubled and trailing slashes.
