@@ -243,6 +243,16 @@ fn listings_are_json_and_text(stage: &Stage) -> Result<()> {
     let name = &sandbox.name;
     let listed = stage.json(&["ps", "--json"])?;
     ensure!(listed.as_array().is_some_and(|l| l.iter().any(|s| s["name"] == name.as_str())), "{listed}");
+    // One that has ended is listed where that is asked for.
+    stage.run(&["--name", "over"], &["true"])?.expect_code(0)?;
+    let of_over = |listed: serde_json::Value| {
+        listed.as_array().and_then(|all| all.iter().find(|one| one["name"] == "over").cloned())
+    };
+    ensure!(of_over(stage.json(&["ps", "--json"])?).is_none());
+    let over = of_over(stage.json(&["ps", "--all", "--json"])?);
+    ensure!(over.as_ref().is_some_and(|one| one["state"] == "stopped"), "{over:?}");
+    let listed = stage.call(&["ps", "-a"])?.expect_code(0)?.out();
+    ensure!(listed.contains(name.as_str()) && listed.lines().any(|row| row.starts_with("over")), "{listed}");
     let tree = sandbox.tree()?;
     for part in ["telemetry", "redactor", "policy", "operator", "gateway", "proxy", "agents"] {
         ensure!(find(&tree, part).is_some_and(|node| node["state"] == "up"), "{part} is not up: {tree}");

@@ -79,7 +79,7 @@ fn list(root: &Root, name: Option<&str>, json: bool) -> Outcome {
 /// Returns the questions of every running sandbox. The sandboxes are asked in parallel, so that one that
 /// hangs delays no other.
 fn of_all(root: &Root) -> Result<Vec<Approval>, Failure> {
-    let (running, _) = present(root)?;
+    let running = present(root)?.running;
     let asked = wait_for(async { Ok(join_all(running.iter().map(|name| ask(root, name))).await) })?;
     let mut all = Vec::new();
     for (name, asked) in running.iter().zip(asked) {

@@ -1,4 +1,4 @@
-//! `cofferdam ps`: the running sandboxes. They are asked in parallel, so that one that hangs hides no other.
+//! `cofferdam ps`: the sandboxes. The running ones are asked in parallel, so that one that hangs hides no other.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use operator::client::{Client, ClientError};
 use operator::types::{AgentStatus, Status};
 use serde::Serialize;
 
-use crate::cli::args::JsonArgs;
+use crate::cli::args::PsArgs;
 use crate::cli::live::{SOON, age, state};
 use crate::cli::wait_for;
 use crate::console::{print, print_json, say, table};
@@ -17,24 +17,48 @@ use crate::state::{Name, Presence, Root};
 /// How long a sandbox may take to answer; one that works takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A running sandbox.
+/// A sandbox.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Listed {
     /// It has answered with its status.
     Answering(Box<Status>),
+    /// Only this much is known of it.
+    Named { name: String, state: Known },
+}
+
+/// What is known of a sandbox without its answer.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Known {
     /// It is there, and told nothing in time.
-    Silent { name: String, state: &'static str },
+    NotAnswering,
+    /// It doesn't run; its logs, records and workspace are there.
+    Stopped,
+}
+
+/// The sandboxes of a state directory.
+pub(super) struct Present {
+    /// Those that run.
+    pub running: Vec<Name>,
+    /// Those that don't.
+    stopped: Vec<Name>,
+    /// Those of other users, of which nothing more can be told.
+    others: Vec<Name>,
 }
 
 /// `cofferdam ps`.
-pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
-    let (running, others) = present(root)?;
+pub fn ps(root: &Root, args: &PsArgs) -> Outcome {
+    let Present { running, stopped, others } = present(root)?;
     if !others.is_empty() {
         let others: Vec<&str> = others.iter().map(Name::as_str).collect();
         say(&format!("left out, since they belong to another user: {}", others.join(", ")));
     }
-    let listed = wait_for(async { Ok(listed(root, &running).await) })?;
+    let mut listed = wait_for(async { Ok(listed(root, &running).await) })?;
+    if args.all {
+        let state = Known::Stopped;
+        listed.extend(stopped.iter().map(|name| Listed::Named { name: name.to_string(), state }));
+    }
     if args.json {
         print_json(&listed)?;
         return Ok(0);
@@ -45,21 +69,21 @@ pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
     Ok(0)
 }
 
-/// Returns the sandboxes that run, and those of other users.
-pub(super) fn present(root: &Root) -> Result<(Vec<Name>, Vec<Name>), Failure> {
-    let (mut running, mut others) = (Vec::new(), Vec::new());
+/// Returns the sandboxes that have a directory.
+pub(super) fn present(root: &Root) -> Result<Present, Failure> {
+    let mut present = Present { running: Vec::new(), stopped: Vec::new(), others: Vec::new() };
     for name in root.names()? {
         match root.presence(&name) {
-            Presence::Running => running.push(name),
-            Presence::Anothers => others.push(name),
-            Presence::Stopped => {}
+            Presence::Running => present.running.push(name),
+            Presence::Anothers => present.others.push(name),
+            Presence::Stopped => present.stopped.push(name),
         }
     }
-    Ok((running, others))
+    Ok(present)
 }
 
 /// As [`present`], on a blocking thread: connecting to a socket whose owner accepts no connections may block.
-pub(super) async fn there(root: &Root) -> Result<(Vec<Name>, Vec<Name>), Failure> {
+pub(super) async fn there(root: &Root) -> Result<Present, Failure> {
     let root = root.clone();
     let knock = tokio::task::spawn_blocking(move || present(&root));
     knock.await.unwrap_or_else(|_| Err(Failure::refused("the sandboxes could not be looked for")))
@@ -85,7 +109,7 @@ async fn ask(root: &Root, name: &Name) -> Option<Listed> {
     match in_time(root, name, client.status()).await {
         Asked::Answered(status) => Some(Listed::Answering(Box::new(status))),
         Asked::Ended => None,
-        Asked::Silent => Some(Listed::Silent { name: name.to_string(), state: "not-answering" }),
+        Asked::Silent => Some(Listed::Named { name: name.to_string(), state: Known::NotAnswering }),
     }
 }
 
@@ -124,8 +148,12 @@ pub(super) fn row(listed: &Listed) -> Vec<String> {
             format!("generation {}", s.policy.generation),
             s.heart_pid.map_or("?".into(), |pid| pid.to_string()),
         ],
-        Listed::Silent { name, .. } => {
-            vec![name.clone(), "not answering".into(), none(), none(), none(), none()]
+        Listed::Named { name, state } => {
+            let state = match state {
+                Known::NotAnswering => "not answering",
+                Known::Stopped => "stopped",
+            };
+            vec![name.clone(), state.to_owned(), none(), none(), none(), none()]
         }
     }
 }

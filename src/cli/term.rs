@@ -80,7 +80,7 @@ pub fn term(root: &Root, args: &TermArgs) -> Outcome {
 
 /// Returns the sandbox that runs, if it is the only one; `None` if there are several to choose from.
 fn the_only_one(root: &Root) -> Result<Option<Name>, Failure> {
-    let (mut running, _) = ps::present(root)?;
+    let mut running = ps::present(root)?.running;
     match running.len() {
         0 => Err(Failure::refused(
             "no sandbox of yours is running: `cofferdam run -- COMMAND` or `cofferdam up -f cofferdam.yaml` starts one",

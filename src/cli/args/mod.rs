@@ -54,9 +54,9 @@ pub enum Command {
     /// Run another process in a running sandbox, under the same controls
     #[command(after_help = "Example:\n  cofferdam exec -it assistant -- bash")]
     Exec(ExecArgs),
-    /// List the running sandboxes
-    #[command(after_help = "Example:\n  cofferdam ps --json")]
-    Ps(JsonArgs),
+    /// List the running sandboxes, or all
+    #[command(after_help = "Examples:\n  cofferdam ps --json\n  cofferdam ps --all")]
+    Ps(PsArgs),
     /// Show a sandbox's status: agents, policy, providers, controls
     #[command(after_help = "Example:\n  cofferdam status assistant")]
     Status(NamedJson),
@@ -137,6 +137,17 @@ pub enum Command {
 /// A listing without a name.
 #[derive(Debug, Args)]
 pub struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// List those that don't run as well
+    #[arg(short, long)]
+    pub all: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -17,7 +17,7 @@ use tui::message::Message;
 
 use super::{figures, told};
 use crate::cli::live::SOON;
-use crate::cli::ps;
+use crate::cli::ps::{self, Present};
 use crate::state::{Name, Root};
 
 /// The time between two polls.
@@ -29,8 +29,10 @@ const AT_THE_SOONEST: Duration = Duration::from_millis(200);
 pub async fn all(root: &Root, to: mpsc::Sender<Message>) -> String {
     loop {
         let running = match ps::there(root).await {
-            Ok((running, _)) if running.is_empty() => return "no sandbox is running any more".into(),
-            Ok((running, _)) => running,
+            Ok(Present { running, .. }) if running.is_empty() => {
+                return "no sandbox is running any more".into();
+            }
+            Ok(Present { running, .. }) => running,
             Err(failure) => return failure.message,
         };
         let listed = ps::listed(root, &running).await;
