@@ -21,6 +21,8 @@
 //! for the next start: a rooted sandbox's directory belongs to root and is sticky, so that the gateway can
 //! make and remove only its own files there.
 
+mod removal;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd};

@@ -21,7 +21,7 @@ use bed::stage::{Finished, PATIENCE, Running, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use common::{COFFERDAM, START};
+use common::{COFFERDAM, START, Sandbox};
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -46,9 +46,40 @@ fn main() -> ExitCode {
             what_an_exec_leaves_ends_with_it,
             orphans_of_the_agent,
             the_state_directory_can_be_used_again,
+            what_is_removed_is_gone,
             a_long_row_of_starts_and_kills.within(Duration::from_secs(3600)),
         ],
     )
+}
+
+/// A sandbox's directory goes as a whole, whatever its agent made of it, and nothing beyond it does.
+fn what_is_removed_is_gone(stage: &Stage) -> Result<()> {
+    let kept = stage.write("kept", "precious")?;
+    let made = format!(
+        "mkdir -p deep/er && ln -s {} deep/er/link && ln -s / root && echo x > deep/file",
+        kept.display()
+    );
+    let sandbox =
+        Sandbox::start(stage, &[], &["sh", "-c", &format!("{made}; echo ready; exec sleep 1000")], "ready")?;
+    let dir = stage.state().join(&sandbox.name);
+    let running = stage.call(&["rm", "--yes", &sandbox.name])?.expect_code(125)?.err();
+    ensure!(running.contains(&format!("`cofferdam stop {}` first", sandbox.name)), "{running}");
+    ensure!(dir.join("workspace/deep/file").exists(), "of one that runs, something went");
+    stage.call(&["stop", &sandbox.name])?.expect_code(0)?;
+    let unasked = stage.call(&["rm", &sandbox.name])?.expect_code(125)?.err();
+    ensure!(unasked.contains("--yes") && dir.exists(), "{unasked}");
+    let both = stage.call(&["rm", "--yes", "nobody", &sandbox.name])?.expect_code(125)?.err();
+    ensure!(both.contains("no sandbox named 'nobody'") && both.contains("removed"), "{both}");
+    ensure!(!dir.exists() && !stage.state().join("nobody").exists());
+    ensure!(std::fs::read_to_string(&kept)? == "precious");
+    // Nor do directories that keep out their owner stay.
+    let closed = "mkdir -p a/b/c && chmod 0 a/b/c a/b a";
+    stage.run(&["--name", "closed"], &["sh", "-c", closed])?.expect_code(0)?;
+    stage.call(&["rm", "--yes", "closed"])?.expect_code(0)?;
+    ensure!(!stage.state().join("closed").exists());
+    // The name is a new one's.
+    stage.run(&["--name", &sandbox.name], &["true"])?.expect_code(0)?;
+    Ok(())
 }
 
 /// What exists on this machine that a sandbox could leave behind.

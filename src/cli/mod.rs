@@ -3,6 +3,7 @@
 
 mod approvals;
 pub mod args;
+mod ask;
 mod audit;
 mod described;
 mod doctor;
@@ -17,6 +18,7 @@ mod policy;
 pub mod provider;
 mod ps;
 mod redact;
+mod rm;
 mod run;
 mod signals;
 mod snapshot;
@@ -106,6 +108,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Tree(args) => live::tree(&place.root()?, &args),
         Command::Logs(args) => logs::logs(&place.root()?, &args),
         Command::Stop(args) => live::stop(&place.root()?, &args),
+        Command::Rm(args) => rm::rm(&place.root()?, &args),
         Command::Restart(args) => live::restart(&place.root()?, &args),
         Command::Crash(args) => live::crash(&place.root()?, &args),
         Command::Identity(command) => identity::identity(&place.root()?, command),

@@ -69,6 +69,10 @@ pub enum Command {
     /// Stop a sandbox gracefully
     #[command(after_help = "Example:\n  cofferdam stop assistant")]
     Stop(StopArgs),
+    /// Remove stopped sandboxes: workspace, audit log and agents' output
+    #[command(after_help = "Examples:\n  cofferdam rm assistant\n  cofferdam rm --yes curl curl-2\n\n\
+        A workspace that was named (`--workspace DIR`) stays; so does what the agents wrote elsewhere.")]
+    Rm(RmArgs),
     /// Restart one actor of a running sandbox
     #[command(after_help = "Example:\n  cofferdam restart assistant proxy")]
     Restart(ActorArgs),
@@ -200,6 +204,17 @@ pub struct StopArgs {
     /// Time between SIGTERM and SIGKILL for the agents
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub grace: std::time::Duration,
+}
+
+/// `rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The sandboxes
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Don't ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// `restart` and `crash`.

@@ -6,7 +6,6 @@
 //! Nothing is on disk before the last step, so that a user who leaves early leaves nothing behind.
 
 pub mod agents;
-mod ask;
 mod file;
 mod made;
 mod person;
@@ -24,10 +23,10 @@ use agent::doctor::{Verdict, examine};
 use serde_json::json;
 
 use self::agents::Way;
-use self::ask::Person;
 use self::file::{Chosen, words};
 use self::write::Files;
 use crate::cli::args::{OnboardArgs, StartArgs, UpArgs};
+use crate::cli::ask::Person;
 use crate::cli::{Place, up};
 use crate::config::Config;
 use crate::console::{LogFormat, Paint, as_word, print, print_json, warn};

@@ -4,11 +4,11 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
 use super::agents::{self, KNOWN, Program, Whereabouts, alone, whereabouts};
-use super::ask::Person;
 use super::file::{Agent, Chosen};
 use super::providers;
 use super::{token, typed};
 use crate::cli::args::OnboardArgs;
+use crate::cli::ask::Person;
 use crate::cli::provider::detect::{self, Offer};
 use crate::console::one_line;
 use crate::failure::Failure;
