@@ -1,4 +1,5 @@
-//! `cofferdam ps`: the sandboxes. The running ones are asked in parallel, so that one that hangs hides no other.
+//! `cofferdam ps`: the sandboxes. The running ones are asked in parallel, so that one that hangs hides no
+//! other.
 
 use std::time::Duration;
 

@@ -12,7 +12,8 @@ use crate::state::{Name, Root, files};
 /// Removes each, whatever becomes of the others.
 pub fn rm(root: &Root, args: &RmArgs) -> Outcome {
     let names: Vec<Name> = args.names.iter().map(|name| Name::parse(name)).collect::<Result<_, _>>()?;
-    if !args.yes && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+    let somebody_is_there = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !args.yes && !somebody_is_there {
         return Err(Failure::refused(
             "this removes sandboxes with their workspaces and audit logs for good, and there is no terminal to ask at: say --yes",
         ));
