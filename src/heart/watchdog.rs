@@ -2,9 +2,9 @@
 //! nothing waits here.
 //!
 //! While it starts, it says by itself that it is alive, and its start as a whole has a limit. Once it is
-//! ready, it is pinged, and answers from the task that carries out a stop. Time is counted in turns, not by the
-//! clock alone: whoever stops or freezes the heart (Ctrl-Z, a control group, a suspended machine) uses up one
-//! turn at most, however long it lasts.
+//! ready, it is pinged, and answers from the task that carries out a stop. Time is counted in turns, not by
+//! the clock alone: whoever stops or freezes the heart (Ctrl-Z, a control group, a suspended machine) uses up
+//! one turn at most, however long it lasts.
 //!
 //! Must never count the time of a move or of the last records: both have limits of their own, and a
 //! supervisor that is about to finish answers nothing.
