@@ -69,8 +69,9 @@ impl Root {
     }
 }
 
-/// Removes an entry of `dir` with all that is below it, however deep and whatever its modes say. A directory's
-/// own directories are moved up beside it first, so that neither paths nor open files grow with the depth.
+/// Removes an entry of `dir` with all that is below it, however deep and whatever its modes say. A
+/// directory's own directories are moved up beside it first, so that neither paths nor open files grow with
+/// the depth.
 fn remove(dir: &File, name: &CStr) -> nix::Result<()> {
     if !remove_unless_full(dir, name)? {
         let moved = File::from(openat(dir, name, DIRECTORY, Mode::empty())?);
@@ -111,8 +112,8 @@ fn remove_unless_full(dir: &File, name: &CStr) -> nix::Result<bool> {
     match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
         Ok(()) => Ok(true),
         Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
-            // Agents make directories that keep out their owner, and so does the kernel, beside the changes to
-            // another root (overlayfs.rst).
+            // Agents make directories that keep out their owner, and so does the kernel, beside the changes
+            // to another root (overlayfs.rst).
             fchmodat(dir, name, Mode::S_IRWXU, FchmodatFlags::NoFollowSymlink)?;
             Ok(false)
         }
