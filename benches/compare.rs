@@ -9,13 +9,7 @@
 //! Ratios hold across machines where absolute figures don't. The same client program makes the requests on
 //! both sides: this program, copied into the sandbox.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a bench fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a bench fails by panic")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -1,11 +1,10 @@
 //! Requests that no policy entry names are held for the operator's decision: asked about, approved once, for
 //! the run and for good, denied, and revoked.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

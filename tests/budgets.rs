@@ -1,13 +1,7 @@
 //! Budgets of model requests: they are never exceeded, and nothing that is killed, stopped or damaged makes
 //! them lose a count.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 

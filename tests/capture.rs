@@ -2,13 +2,7 @@
 //! ones don't, and no resolver outside is asked for a name that the policy doesn't allow. The clients
 //! themselves are in `tests/clients`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 

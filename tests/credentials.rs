@@ -1,13 +1,7 @@
 //! Credentials by placeholder, from inside a real sandbox: the value arrives at the hosts that it is bound
 //! to, nowhere else, and is nowhere inside.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 #[path = "credentials/guesses.rs"]

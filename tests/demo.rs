@@ -1,11 +1,10 @@
 //! `cofferdam demo`: the tour from beginning to end, in which every part is killed and comes back; plain text
 //! when piped.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

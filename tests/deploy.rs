@@ -1,13 +1,7 @@
 //! The files of `deploy/` are right: units verify and allow what the code needs, alerts fire when they
 //! should, images are pinned.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 #[path = "deploy/dashboards.rs"]

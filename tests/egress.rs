@@ -1,11 +1,10 @@
 //! The way out with the default environment: allowed requests arrive and refused ones never leave, whatever
 //! happens meanwhile. The clients themselves are in `tests/clients`.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

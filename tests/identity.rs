@@ -1,13 +1,7 @@
 //! Whether a program may connect is decided by its content: one that is replaced or deleted, or whose socket
 //! another program holds, is refused at once.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 #[path = "identity/accept.rs"]
 mod accept;

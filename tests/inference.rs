@@ -1,10 +1,9 @@
 //! `inference.local`: the real SDKs get real answers from a local provider, and the key is nowhere inside.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

@@ -4,13 +4,7 @@
 //! Cases that need a control group, or more descriptors than most machines allow, are skipped with a message
 //! where those aren't available; `.ci/kernels` has both.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 #[path = "limits/crowd.rs"]

@@ -1,10 +1,9 @@
 //! What operators see: metrics, audit, status, tree, ps, logs; redacted, and provable.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

@@ -1,13 +1,7 @@
 //! `cofferdam policy …`: files in the peers' schema load unchanged, bad files have all their errors reported
 //! at once, reloads are atomic.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 

@@ -2,13 +2,7 @@
 //! other processes of the same user can't inspect it. What they are refused is tried in
 //! `actors/agent/tests/cage/own.rs`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 #[path = "limits/delegated.rs"]

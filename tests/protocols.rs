@@ -2,13 +2,7 @@
 //! byte for byte, over HTTP/1.1 and HTTP/2; refused content never arrives, and the refusal is reported and
 //! recorded.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 

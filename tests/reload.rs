@@ -1,13 +1,7 @@
 //! A new policy ends connections that it no longer allows, and tells each client in the client's protocol;
 //! all other connections go on.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 

@@ -1,11 +1,10 @@
 //! `--root`: directories and pinned images, tested in the whole program. Hostile archives are tested in the
 //! `agent` crate (`image::tests`); here it is about what a user gets, as root and as an ordinary user.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

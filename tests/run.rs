@@ -1,10 +1,9 @@
 //! `cofferdam run` as a shell sees it: exit codes, streams, signals, environment, refusals.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

@@ -1,11 +1,10 @@
 //! What a new supervisor must not undo, and what happens while none can start: agents that have ended,
 //! policies that were set, a sandbox whose supervisor can no longer be started, signals to a service.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

@@ -4,11 +4,10 @@
 //! holds a stream open. Its numbers must come complete and in order; no connection may be refused; no stream
 //! lost.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

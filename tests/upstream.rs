@@ -1,13 +1,7 @@
 //! The way to upstream servers: faults of certificates are named, a client certificate is shown to one server
 //! only, and where there is a corporate proxy everything goes through it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod common;
 

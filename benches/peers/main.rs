@@ -7,13 +7,7 @@
 //! a message. Arguments name the contenders or jobs to run; `--rounds N` and `--seconds N` set how often and
 //! how long each job runs, `--idle N` opens N tunnels at the end.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a bench fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a bench fails by panic")]
 
 mod client;
 mod contender;

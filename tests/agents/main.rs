@@ -7,13 +7,7 @@
 //! What an agent needs of its own is in [`agents`], a function each. An agent that isn't installed is skipped
 //! with a message. docs/agents.md has a row for each; a case compares the two.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod agents;
 mod always;

@@ -1,11 +1,10 @@
 //! `policy set --restart-agents` with a changed static section: the agents of a service move into another
 //! cage, all of them or none, and only the operator can have them moved.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

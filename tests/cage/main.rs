@@ -5,11 +5,10 @@
 //! controls, `sessions` how such a process and its client end, `works` runs what must run, and `walls` asks
 //! the rest: paths, limits, what `doctor` proves.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

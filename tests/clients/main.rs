@@ -4,13 +4,7 @@
 //!
 //! docs/clients.md has a row for each; a case compares the two.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod client;
 #[path = "../common/mod.rs"]

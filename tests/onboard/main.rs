@@ -1,13 +1,7 @@
 //! `cofferdam onboard`: `up` can run the file that it makes, the file holds no key, and nothing is
 //! overwritten or left behind.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 mod agents;
 #[path = "../common/mod.rs"]

@@ -1,13 +1,7 @@
 //! `cofferdam provider …`: makes real requests as the gateway does, names every fault, and never prints the
 //! key.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 #[path = "../common/mod.rs"]
 mod common;

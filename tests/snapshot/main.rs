@@ -1,11 +1,10 @@
 //! `cofferdam snapshot` and `cofferdam restore`: put what a sandbox keeps between runs into one file and
 //! back, safely even for hostile workspaces and hostile files.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

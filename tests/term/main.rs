@@ -1,13 +1,7 @@
 //! The terminal UI on a terminal: what it shows of a real sandbox, what its keys do, and that the terminal is
 //! itself again afterwards.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::indexing_slicing, clippy::expect_used, reason = "a test fails by panic")]
 
 #[path = "../common/mod.rs"]
 mod common;

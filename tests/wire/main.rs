@@ -5,11 +5,10 @@
 //! sandbox. Each case has a word of its own, by which what arrived is recognised; controls that must arrive
 //! stand between the attacks.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test fails by panic"
 )]
 

@@ -4,13 +4,7 @@
 //! What an identity costs that isn't cached, but for the hash of its program: where the hundred sleep, and
 //! where each runs between two looks. As root, since every process is looked at.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a bench fails by panic"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench fails by panic")]
 #![allow(clippy::print_stdout, reason = "it tells its figures")]
 
 use std::io::Write;

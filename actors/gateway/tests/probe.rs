@@ -1,15 +1,7 @@
 //! One provider asked outside any sandbox: what is well, each way of failing by its own name, and the key in
 //! none of them.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod mock;
 

@@ -1,13 +1,6 @@
 //! The real protocols through the gateway: what goes up, what comes down, and when.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod mock;
 

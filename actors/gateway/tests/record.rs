@@ -1,13 +1,6 @@
 //! The real audit log and the actor: what is on record, what never is, and what a crash costs.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod mock;
 

@@ -1,14 +1,7 @@
 //! What the agent must not get: the key, an unrouted model, another provider's redirect; and what it gets
 //! instead.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod mock;
 

@@ -1,14 +1,7 @@
 //! Exec sessions end to end: input, output, signals, exits, and what happens when either side stops
 //! listening.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod house;
 

@@ -5,7 +5,7 @@
 //! new bytes on nightly, the tests below with every file of the corpus on stable. No ordinary build has this
 //! module.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

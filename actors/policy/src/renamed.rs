@@ -75,7 +75,6 @@ pub(crate) fn unknown_method() -> Denial {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may stop")]
     use super::*;
 
     fn named(query: &str) -> Vec<Option<String>> {

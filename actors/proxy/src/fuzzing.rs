@@ -4,7 +4,7 @@
 //! new bytes on nightly, the tests below with every file of the corpus on stable. No ordinary build has this
 //! module.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

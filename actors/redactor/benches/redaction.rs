@@ -1,7 +1,7 @@
 //! Throughput of the engine on ordinary text, on text with a secret in every two hundredth line, and of the
 //! search in answers.
 #![allow(missing_docs, reason = "benches have no documentation")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench may stop")]
+#![expect(clippy::unwrap_used, reason = "a bench may stop")]
 
 use bytes::Bytes;
 use cofferdam_redactor::{End, Guesses, Mask, Redactor, Screen, Secret};

@@ -4,7 +4,7 @@
 //! The fuzz target (`fuzz/`) calls the property with new bytes on nightly, the test below with every file of
 //! the corpus on stable. No ordinary build has this module.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

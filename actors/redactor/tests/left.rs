@@ -1,6 +1,6 @@
 //! Streams whose agent is gone, while somebody else holds their other end: what is in them comes out, and
 //! they end.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop")]
+#![expect(clippy::unwrap_used, reason = "a test may stop")]
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Pumps over real pipes and terminals: nothing lost, nothing twice, nothing raw, whoever is aborted when.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may stop")]
+#![expect(clippy::unwrap_used, reason = "a test may stop")]
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

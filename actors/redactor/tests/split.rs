@@ -1,5 +1,5 @@
 //! For any split of any text, the output is that of the whole text; and no secret comes through any split.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may stop")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop")]
 
 use cofferdam_redactor::stream::Streaming;
 use cofferdam_redactor::{Context, End, HOLD_MAX, Redactor, Secret, SharedRedactor};

@@ -1,7 +1,7 @@
 //! What supervision costs: a restart, a message through an address, a look at the tree.
 //!
 //! Run with `cargo bench -p cofferdam-supervision`.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, reason = "a benchmark")]
 
 use std::time::Duration;
 

@@ -1,12 +1,10 @@
 //! Faults at any moment, several at once, with commands in between: what must hold whatever happens.
 //! Paused time makes each story repeat itself exactly.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stderr,
     reason = "a test that cannot go on says so and stops"
 )]
 

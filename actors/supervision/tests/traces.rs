@@ -1,12 +1,10 @@
 //! Whole traces against a model that knows nothing of the implementation: every fault × strategy ×
 //! restart type × way to start and to stop, singly (all of them) and in sequences (generated).
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stderr,
     reason = "a test that cannot go on says so and stops"
 )]
 

@@ -1,5 +1,5 @@
 //! The audit log over its life: crashes, full queues, failing disks, rotation, and every kind of tampering.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may stop")]
+#![expect(clippy::unwrap_used, reason = "a test may stop")]
 
 mod bed;
 

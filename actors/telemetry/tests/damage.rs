@@ -1,6 +1,6 @@
 //! The audit log where a crash or a hand has damaged it: what is cut off is told first, no finished file is
 //! lost, and pruning goes on.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may stop")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop")]
 
 mod bed;
 

@@ -1,6 +1,4 @@
 //! The metrics endpoint beside scrapers that take every place and read nothing.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may stop")]
-
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;

@@ -1,13 +1,7 @@
 //! The world itself, used without any sandbox: the positive control for everything that the other tests
 //! expect to be refused.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panic"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panic")]
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -68,7 +68,6 @@ pub fn window_of(terminal: impl AsFd) -> Option<Window> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may stop")]
     use std::{fs::File, io::Write as _, sync::mpsc, time::Duration};
 
     use nix::pty::openpty;

@@ -1,7 +1,7 @@
 //! A sandbox that exists only as answers, and a control socket in front of it.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(clippy::indexing_slicing, reason = "a test fails by panic")]
+#![expect(clippy::indexing_slicing, reason = "a test fails by panic")]
 
 use std::{
     os::unix::net::UnixListener,

@@ -1,7 +1,7 @@
 //! The compiled matcher against the slow one: one question to both. Also what the fuzz target `matcher` runs,
 //! which includes this by its path.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may stop")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may stop")]
 
 pub mod generated;
 pub mod slow;

@@ -1,13 +1,7 @@
 //! One test for each trap that ractor 0.16.5 sets and for each defect that was found in other
 //! supervision layers built on it. Each fails on the naive way of doing it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that cannot go on says so and stops"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so and stops")]
 
 #[path = "../common/mod.rs"]
 mod common;

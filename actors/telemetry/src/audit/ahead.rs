@@ -85,7 +85,6 @@ fn has_more(file: &File, length: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may stop")]
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
