@@ -23,7 +23,8 @@ const TO_THE_END: u32 = u32::MAX;
 /// A program that expects the call's number in the accumulator, leaves it there, and either answers for the
 /// given numbers or falls through.
 pub(super) fn answer(numbers: impl IntoIterator<Item = u32>, action: SeccompAction) -> BpfProgram {
-    let mut program = emit(&segments(numbers), u32::from(action));
+    let mut program = BpfProgram::new();
+    emit(&mut program, &segments(numbers), u32::from(action));
     let length = program.len();
     for (index, step) in program.iter_mut().enumerate() {
         if step.code == JUMP && step.k == TO_THE_END {
@@ -51,27 +52,30 @@ fn segments(numbers: impl IntoIterator<Item = u32>) -> Vec<Segment> {
     segments
 }
 
-fn emit(segments: &[Segment], action: u32) -> BpfProgram {
+/// Adds the program for these segments. Within it all jumps but [`TO_THE_END`] are relative, so that it can be
+/// moved.
+fn emit(program: &mut BpfProgram, segments: &[Segment], action: u32) {
     let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     match segments {
-        [] => Vec::new(),
-        [one] if one.given => vec![step(RETURN, 0, 0, action)],
-        [_] => vec![step(JUMP, 0, 0, TO_THE_END)],
+        [] => {}
+        [one] if one.given => program.push(step(RETURN, 0, 0, action)),
+        [_] => program.push(step(JUMP, 0, 0, TO_THE_END)),
         many => {
             let (low, high) = many.split_at(many.len() / 2);
             let boundary = high.first().map_or(0, |segment| segment.start);
-            let (low, high) = (emit(low, action), emit(high, action));
+            let comparison = program.len();
+            emit(program, low, action);
+            let over = program.len() - comparison;
             // Conditional jumps reach 255 steps; beyond that an unconditional one is jumped over.
-            let mut program = match u8::try_from(low.len()) {
-                Ok(over) => vec![step(IF_GREATER_OR_EQUAL, over, 0, boundary)],
-                Err(_) => vec![
-                    step(IF_GREATER_OR_EQUAL, 0, 1, boundary),
-                    step(JUMP, 0, 0, u32::try_from(low.len()).unwrap_or(0)),
-                ],
+            let (compared, jumped) = match u8::try_from(over) {
+                Ok(over) => (step(IF_GREATER_OR_EQUAL, over, 0, boundary), None),
+                Err(_) => {
+                    let jump = step(JUMP, 0, 0, u32::try_from(over).unwrap_or(0));
+                    (step(IF_GREATER_OR_EQUAL, 0, 1, boundary), Some(jump))
+                }
             };
-            program.extend(low);
-            program.extend(high);
-            program
+            program.splice(comparison..comparison, [compared].into_iter().chain(jumped));
+            emit(program, high, action);
         }
     }
 }
