@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             own_servers_on_captured_ports,
             a_name_keeps_its_address,
             a_reload_moves_the_ports,
+            ports_that_are_not_captured_are_told,
             what_the_kernel_refuses_is_on_record,
         ],
     )
@@ -318,6 +319,35 @@ fn a_reload_moves_the_ports(stage: &Stage) -> Result<()> {
         let opened = || (heart.out().matches(&line).count() >= time).then_some(());
         poll(&format!("{line} for the {time}. time"), PATIENCE, opened)?;
     }
+    Ok(())
+}
+
+/// Some kernels capture only so many ports that no policy named before. Whoever sets such a policy hears of
+/// each port that stays closed.
+fn ports_that_are_not_captured_are_told(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let entry = |ports: &str| {
+        policy(&format!(
+            "  many:\n    name: many\n    endpoints: [ {{ host: api.bed.test, ports: [{ports}], protocol: rest, access: full }} ]\n"
+        ))
+    };
+    let file = stage.write("policy.yaml", entry("8080"))?.display().to_string();
+    let sandbox =
+        Sandbox::start(stage, &["--policy", &file], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let ports: Vec<String> = (20_000..20_060).map(|port: u16| port.to_string()).collect();
+    let many = stage.write("many.yaml", entry(&ports.join(", ")))?.display().to_string();
+    let change = stage.json(&["policy", "set", &sandbox.name, &many, "--json"])?;
+    let script = "import socket\nopened = 0\nfor port in range(20000, 20060):\n    try: socket.create_connection(('api.bed.test', port), 30).close(); opened += 1\n    except OSError: pass\nprint(opened)\n";
+    let opened = stage.call(&["exec", &sandbox.name, "--", &python, "-c", script])?.expect_code(0)?.out();
+    let told = change["warnings"].as_array().into_iter().flatten().filter_map(|warning| warning.as_str());
+    let closed: usize = told
+        .filter(|warning| warning.contains("use no proxy"))
+        .map(|warning| {
+            let others = warning.split(" and ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+            warning.matches("200").count() + others.unwrap_or(0)
+        })
+        .sum();
+    ensure!(opened.trim().parse::<usize>()? + closed == ports.len(), "{opened} opened, {change}");
     Ok(())
 }
 

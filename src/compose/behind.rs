@@ -25,6 +25,8 @@ pub struct BehindTheProof {
     pub roots: JoinHandle<Result<(), Refused>>,
     /// The sender that publishes the listeners of the captured ports.
     pub captured: watch::Sender<proxy::Captured>,
+    /// The sender that says which ports could not be captured.
+    pub followed: watch::Sender<capture::Followed>,
     /// The agents' actors.
     pub specs: Vec<ChildSpec>,
 }
@@ -35,7 +37,7 @@ impl BehindTheProof {
     /// # Errors
     /// The cage could not be proven; at the beginning of a sandbox, also that an agent could not be started.
     pub async fn begin(self, desk: &Arc<ControlApi>, tree: &Supervisor) -> Result<(), Refused> {
-        let Self { report, roots, captured, specs } = self;
+        let Self { report, roots, captured, followed, specs } = self;
         let (stores, beginning) = (&desk.stores, desk.beginning);
         roots.await??;
         let proven = async {
@@ -44,7 +46,7 @@ impl BehindTheProof {
             note_controls(stores, &cage);
             Ok::<_, Refused>(cage)
         };
-        let ports = capture::follow(&desk.init, stores, captured);
+        let ports = capture::follow(&desk.init, stores, captured, followed);
         // A mistyped program is an error at the start of a sandbox. Later, one agent's failure is no reason
         // for the others not to run.
         let first_start = match beginning {

@@ -36,16 +36,31 @@ pub const UNSEEN: &str = "what the kernel refuses at ports that no entry names i
 /// Ports that are not captured, and why.
 pub type Uncaptured = Vec<(u16, io::Error)>;
 
+/// How far the captured ports have followed the policy.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// The generation whose ports were captured last.
+    pub generation: u64,
+    /// Those of them that could not be.
+    pub uncaptured: Vec<u16>,
+}
+
 /// Captures the policy's ports from now on; when it returns, those of the current policy are captured. Init
 /// must be asked for them before the agents' starts: it captures nothing before the proof, which tests that
 /// nothing leads out, and then captures before it starts an agent that was requested later.
-pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Captured>) -> Uncaptured {
+pub async fn follow(
+    init: &InitClient,
+    stores: &Stores,
+    sender: watch::Sender<Captured>,
+    followed: watch::Sender<Followed>,
+) -> Uncaptured {
     let policy = &stores.policy;
     // Subscribed first: a generation published meanwhile is then seen below.
     let mut generations = policy.subscribe();
     let asks = stores.approvals.is_some();
-    let wanted = ports(policy, asks);
+    let (generation, wanted) = ports(policy, asks);
     let (uncaptured, witness) = tokio::join!(biased; capture(init, &sender, &wanted), init.refusals());
+    followed.send_replace(Followed::of(generation, &uncaptured));
     // Nothing depends on it: what isn't captured is refused, on record or not.
     if let Ok(socket) = witness {
         let witness = Witness::new(socket, policy.clone(), Arc::<Refusals>::clone(&stores.refusals));
@@ -54,19 +69,29 @@ pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Ca
     let (init, policy) = (init.clone(), policy.clone());
     supervision::essential(async move {
         while generations.changed().await.is_ok() {
-            log(&capture(&init, &sender, &ports(&policy, asks)).await);
+            let (generation, wanted) = ports(&policy, asks);
+            let uncaptured = capture(&init, &sender, &wanted).await;
+            log(&uncaptured);
+            followed.send_replace(Followed::of(generation, &uncaptured));
         }
     });
     uncaptured
 }
 
-/// Returns the ports that are to be captured under the current policy.
-fn ports(policy: &policy::Store, asks: bool) -> Vec<u16> {
-    let mut ports = policy.load().compiled.ports().to_vec();
+impl Followed {
+    fn of(generation: u64, uncaptured: &Uncaptured) -> Self {
+        Self { generation, uncaptured: uncaptured.iter().map(|(port, _)| *port).collect() }
+    }
+}
+
+/// Returns the number of the current policy, and the ports that are to be captured under it.
+fn ports(policy: &policy::Store, asks: bool) -> (u64, Vec<u16>) {
+    let now = policy.load();
+    let mut ports = now.compiled.ports().to_vec();
     let asked_about =
         ASKED_ABOUT.into_iter().filter(|port| asks && !ports.contains(port)).collect::<Vec<_>>();
     ports.extend(asked_about);
-    ports
+    (now.number, ports)
 }
 
 /// Warns of ports that are not captured (once, if this kernel can't capture at all), and of refusals that are
@@ -82,8 +107,23 @@ pub fn tell(uncaptured: &Uncaptured, cage: &CageReport) {
 }
 
 fn log(uncaptured: &Uncaptured) {
-    for (port, error) in uncaptured {
-        tracing::error!(%error, port, "connections to this port are not captured");
+    let ports: Vec<u16> = uncaptured.iter().map(|(port, _)| *port).collect();
+    if let (Some(ports), Some((_, error))) = (listed(&ports), uncaptured.first()) {
+        tracing::error!(%error, "programs that use no proxy don't reach {ports}");
+    }
+}
+
+/// Names ports in words, the first ten of many. `None` if there are none.
+pub fn listed(ports: &[u16]) -> Option<String> {
+    const SHOWN: usize = 10;
+    let (shown, rest) = ports.split_at(ports.len().min(SHOWN));
+    let shown: Vec<String> = shown.iter().map(u16::to_string).collect();
+    let shown = shown.join(", ");
+    match (ports.len(), rest.len()) {
+        (0, _) => None,
+        (1, _) => Some(format!("port {shown}")),
+        (_, 0) => Some(format!("ports {shown}")),
+        (_, more) => Some(format!("ports {shown} and {more} others")),
     }
 }
 

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::agents::{Agent, Agents};
 use super::another_cage::Over;
 use super::approvals::InForce;
+use super::capture::{self, Followed};
 use super::exec::Exec;
 use super::feeds;
 use super::handover::HeartLine;
@@ -47,6 +48,9 @@ const ANSWERED: Duration = Duration::from_millis(100);
 /// What is said of a change that the heart hasn't taken in time.
 const NOT_KEPT: &str =
     "it is in force, but not kept yet: a supervisor that is restarted now would begin with the policy before";
+
+/// What is said if init doesn't answer in time.
+const NOT_FOLLOWED: &str = "it is in force, but init has yet to lead its ports to the proxy: until then programs that use no proxy don't reach them";
 
 /// Everything that the control API needs.
 pub struct ControlApi {
@@ -72,6 +76,8 @@ pub struct ControlApi {
     pub ending: mpsc::Sender<Duration>,
     /// The last generation of the policy that a successor would begin with.
     pub policy_kept: watch::Receiver<u64>,
+    /// How far the captured ports have followed the policy.
+    pub ports_followed: watch::Receiver<Followed>,
     /// Cancelled once the sandbox is being stopped, or the agents are for another cage.
     pub stopping: CancellationToken,
     /// The agents that are over, as the heart was told last.
@@ -211,6 +217,7 @@ impl ControlApi {
         if !is_kept {
             warnings.push(NOT_KEPT.to_owned());
         }
+        warnings.extend(self.uncaptured(published.generation).await);
         self.done(by, "policy set", format!("generation {}", published.generation));
         let running = |agent: &&Agent| restart_agents && agent.condition.borrow().pid.is_some();
         let running = self.agents.iter().filter(running).cloned().collect();
@@ -219,6 +226,23 @@ impl ControlApi {
             Fault { detail, ..fault }
         })?;
         Ok(PolicyChange { generation: published.generation, unchanged: false, warnings, restarted })
+    }
+
+    /// Says which ports of this generation, or of one after it, programs that use no proxy don't reach. Where
+    /// they reach none, that was said at the start.
+    async fn uncaptured(&self, generation: u64) -> Option<String> {
+        if self.cage.get().is_none_or(|cage| cage.no_capture.is_some()) {
+            return None;
+        }
+        let mut followed = self.ports_followed.clone();
+        match timeout(DEADLINE, followed.wait_for(|ports| ports.generation >= generation)).await {
+            Ok(Ok(ports)) => capture::listed(&ports.uncaptured).map(|ports| {
+                format!(
+                    "programs that use no proxy don't reach {ports} in this sandbox: a new start mends it"
+                )
+            }),
+            _ => Some(NOT_FOLLOWED.to_owned()),
+        }
     }
 
     /// Ends agents in parallel and has them started again, even if the client leaves meanwhile: none may be

@@ -215,6 +215,7 @@ async fn build(
     let gave_up = another_cage::remember(handover, &init, heart).await?;
     let (agents, specs) = agents((&plan, gave_up), &init, heart, &stores, handover)?;
     let (captured, capturing) = watch::channel(proxy::Captured::default());
+    let (followed, ports_followed) = watch::channel(capture::Followed::default());
     let sockets = tree::Sockets {
         control: Arc::new(
             handover.take(slot::CONTROL).ok_or("the heart handed over no control socket")?.into(),
@@ -245,6 +246,7 @@ async fn build(
         heart: heart.clone(),
         ending,
         policy_kept,
+        ports_followed,
         stopping: CancellationToken::new(),
         over: Default::default(),
         started_at: ending::started_at(handover, heart).await,
@@ -258,7 +260,7 @@ async fn build(
     let tree = Supervisor::start(spec.report_to(reports)).await?;
     heart.steps.done("supervisor: tree up; waits for the proof");
 
-    let behind = BehindTheProof { report, roots: put, captured, specs };
+    let behind = BehindTheProof { report, roots: put, captured, followed, specs };
     if let Err(why) = behind.begin(&desk, &tree).await {
         if desk.beginning == Beginning::Sandbox {
             // It ends before it began. Afterwards the tree is gone, and with it whoever writes records. What
