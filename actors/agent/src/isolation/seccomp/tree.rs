@@ -52,8 +52,8 @@ fn segments(numbers: impl IntoIterator<Item = u32>) -> Vec<Segment> {
     segments
 }
 
-/// Adds the program for these segments. Within it all jumps but [`TO_THE_END`] are relative, so that it can be
-/// moved.
+/// Adds the program for these segments. Within it all jumps but [`TO_THE_END`] are relative, so that it can
+/// be moved.
 fn emit(program: &mut BpfProgram, segments: &[Segment], action: u32) {
     let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     match segments {
