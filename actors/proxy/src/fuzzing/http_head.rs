@@ -37,6 +37,7 @@ pub fn holds(bytes: &[u8]) {
     while let Some(rest) = stream.get(at..).filter(|rest| !rest.is_empty()) {
         let Some(end) = find_end(rest, 0).filter(|end| *end <= MAX_HEAD_BYTES) else { break };
         let Ok(judged) = head::judge(&rest[..end]) else { break };
+        assert!(may_come_in_pieces(&rest[..end], choice), "a head that is accepted whole");
         let Some(taken) = body_length(&judged.framing, &rest[end..], choice) else { break };
         ours.push(message(&rest[..end], plain(&judged.framing, &rest[end..end + taken])));
         at += end + taken;
@@ -50,6 +51,17 @@ pub fn holds(bytes: &[u8]) {
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours, theirs);
     }
+}
+
+/// Whether no beginning of the head is refused, however it is cut.
+fn may_come_in_pieces(head: &[u8], choice: u8) -> bool {
+    let (mut seen, mut has_line) = (0, false);
+    pieces(head, choice).all(|piece| {
+        let from = seen;
+        seen += piece.len();
+        let judged = if has_line { Ok(true) } else { head::judge_beginning(&head[..seen], from) };
+        judged.inspect(|line| has_line = *line).is_ok()
+    })
 }
 
 /// Where the body ends, if it is whole: the same in one piece and in many.
