@@ -67,7 +67,9 @@ pub enum StreamEnd {
     /// Nobody reads the foreground any more (EPIPE). Our end of the journal is closed; when the heart closes
     /// its own too, the agent gets SIGPIPE.
     SinkClosed,
-    /// The journal or the foreground failed for good.
+    /// The foreground can't be written: what it should have got is lost.
+    SinkFailed(String),
+    /// The journal failed for good. Its other end is the agent's, which can take its own output out again.
     Failed(String),
 }
 
@@ -140,8 +142,8 @@ struct Registry {
     streams: ArcSwap<BTreeMap<StreamId, Arc<Stream>>>,
     next: AtomicU64,
     changed: watch::Sender<u64>,
-    /// Whether any stream ended as [`StreamEnd::Failed`].
-    failed: AtomicBool,
+    /// Whether any stream ended as [`StreamEnd::SinkFailed`].
+    sink_failed: AtomicBool,
 }
 
 /// The registry. Clones share it.
@@ -211,16 +213,16 @@ impl Streams {
         tokio::time::timeout(deadline, all).await.is_ok()
     }
 
-    /// Whether output of any stream that has ended was lost, because it could not be shown.
+    /// Whether output of any stream that has ended was lost, because its foreground could not be written.
     #[must_use]
     pub fn have_lost_output(&self) -> bool {
-        self.0.failed.load(Ordering::Acquire)
+        self.0.sink_failed.load(Ordering::Acquire)
     }
 
     /// Ends a stream: notifies those who wait for that, and forgets it.
     pub(crate) fn end(&self, stream: &Stream, end: StreamEnd) {
-        if matches!(end, StreamEnd::Failed(_)) {
-            self.0.failed.store(true, Ordering::Release);
+        if matches!(end, StreamEnd::SinkFailed(_)) {
+            self.0.sink_failed.store(true, Ordering::Release);
         }
         self.0.streams.rcu(|streams| {
             let mut streams = BTreeMap::clone(streams);

@@ -115,12 +115,9 @@ pub async fn run(streams: &Streams, stream: &Stream, redactor: &SharedRedactor, 
     }
     let end = match pump(&mut turn, stream, redactor, observer).await {
         Ok(()) => StreamEnd::Drained,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => StreamEnd::SinkClosed,
-        Err(error) => {
-            let (agent, kind) = (&stream.agent, stream.kind.as_str());
-            tracing::error!(%agent, stream = kind, %error, "output can no longer be shown");
-            StreamEnd::Failed(error.to_string())
-        }
+        Err(Stuck::Sink(error)) if error.kind() == io::ErrorKind::BrokenPipe => StreamEnd::SinkClosed,
+        Err(Stuck::Sink(error)) => StreamEnd::SinkFailed(told(stream, &error)),
+        Err(Stuck::Journal(error)) => StreamEnd::Failed(told(stream, &error)),
     };
     // Closes our ends before anybody is told.
     turn.given = None;
@@ -129,12 +126,32 @@ pub async fn run(streams: &Streams, stream: &Stream, redactor: &SharedRedactor, 
     streams.end(stream, end);
 }
 
+/// Why a stream can't go on.
+enum Stuck {
+    /// The foreground can't be written.
+    Sink(io::Error),
+    /// The journal, whose other end is the agent's: whatever it did there.
+    Journal(io::Error),
+}
+
+impl From<io::Error> for Stuck {
+    fn from(error: io::Error) -> Self {
+        Self::Journal(error)
+    }
+}
+
+fn told(stream: &Stream, error: &io::Error) -> String {
+    let (agent, kind) = (&stream.agent, stream.kind.as_str());
+    tracing::error!(%agent, stream = kind, %error, "output can no longer be shown");
+    error.to_string()
+}
+
 async fn pump(
     turn: &mut Turn,
     stream: &Stream,
     redactor: &SharedRedactor,
     observer: &SharedObserver,
-) -> io::Result<()> {
+) -> Result<(), Stuck> {
     turn.open()?;
     let mut left = stream.left.subscribe();
     let mut is_silent = false;
@@ -273,7 +290,7 @@ fn accept(turn: &mut Turn, scan: Scan, last: bool, observer: &SharedObserver) {
 }
 
 /// Gets the pending chunk out, then consumes what it stands for.
-async fn deliver(turn: &mut Turn, stream: &Stream, observer: &SharedObserver) -> io::Result<()> {
+async fn deliver(turn: &mut Turn, stream: &Stream, observer: &SharedObserver) -> Result<(), Stuck> {
     let Some(pending) = turn.pending.as_mut() else { return Ok(()) };
     if let Some(log) = &stream.log {
         if matches!(pending.log, LogStep::Todo) {
@@ -298,7 +315,7 @@ async fn deliver(turn: &mut Turn, stream: &Stream, observer: &SharedObserver) ->
     }
     if let Some(foreground) = &mut turn.foreground {
         while let Some(rest) = pending.out.get(pending.written..).filter(|rest| !rest.is_empty()) {
-            let written = foreground.write(rest).await?;
+            let written = foreground.write(rest).await.map_err(Stuck::Sink)?;
             pending.written += written;
         }
     }
