@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -57,16 +57,20 @@ impl Root {
                 place.display()
             )));
         }
-        let removed = for_each(&claim.handle, |entry| match entry.to_bytes() == files::LOCK.as_bytes() {
-            true => Ok(()),
-            false => remove(&claim.handle, entry),
-        });
-        // Last, since what has no lock is no sandbox.
-        let removed = removed.map_err(io::Error::from).and_then(|()| fs::remove_file(dir.join(files::LOCK)));
-        removed
+        empty(&claim.handle)
+            .map_err(io::Error::from)
             .and_then(|()| fs::remove_dir(dir))
             .map_err(|error| Failure::refused(format!("can't remove all of {}: {error}", dir.display())))
     }
+}
+
+/// Empties a sandbox's directory. The lock goes last, since what has no lock is no sandbox.
+fn empty(dir: &File) -> nix::Result<()> {
+    for_each(dir, |entry| match entry.to_bytes() == files::LOCK.as_bytes() {
+        true => Ok(()),
+        false => remove(dir, entry),
+    })?;
+    unlinkat(dir, files::LOCK, UnlinkatFlags::NoRemoveDir)
 }
 
 /// Removes an entry of `dir` with all that is below it, however deep and whatever its modes say. A
@@ -124,8 +128,9 @@ fn remove_unless_full(dir: &File, name: &CStr) -> nix::Result<bool> {
 fn move_up(from: &File, name: &CStr, top: &File, number: &mut u64) -> nix::Result<()> {
     loop {
         let free = format!("{number}");
-        match renameat2(from, name, top, free.as_str(), RenameFlags::RENAME_NOREPLACE) {
-            Err(Errno::EEXIST) => *number += 1,
+        // An empty directory of that name is replaced, which removes it.
+        match renameat(from, name, top, free.as_str()) {
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => *number += 1,
             result => return result,
         }
     }
