@@ -270,9 +270,10 @@ impl Config {
     fn parse(text: &str) -> Result<Self, String> {
         let budget = serde_yaml::budget!(max_nodes: NODES_MAX, max_depth: 32, max_aliases: 64);
         let options = serde_yaml::options!(strict_booleans: true, budget: budget);
+        // First: every error behind this one may repeat what stands in the text.
+        literal::none_in(text)?;
         let config: Self = reading::read(text, options)?;
         config.check()?;
-        literal::none_in(text)?;
         Ok(config)
     }
 
@@ -360,14 +361,36 @@ mod duration {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map_err(|e| D::Error::custom(format!("'{text}' is not a duration: {e}")))
+        humantime::parse_duration(&text).map_err(|e| D::Error::custom(format!("not a duration: {e}")))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_error_repeats_a_key_wherever_it_stands() {
+        let token = format!("ghp_{}", "a1B2c3".repeat(6));
+        for place in [
+            "enforcement: KEY",
+            "profile: KEY",
+            "presets: [KEY]",
+            "KEY: 1",
+            "agents: { KEY: { command: [x] } }",
+            "agents: { a: { command: [x], restart: { within: KEY } } }",
+            "agents: { a: { command: [x], restart: { policy: KEY } } }",
+            "agents: { a: { command: [x], health: { http: 'http://me:KEY@127.0.0.1:80/' } } }",
+            "inference: { providers: { x: { kind: KEY } } }",
+        ] {
+            let why = Config::parse(&place.replace("KEY", &token)).unwrap_err();
+            assert!(!why.contains("a1B2c3") && why.starts_with("line 1: a key"), "{place}: {why}");
+        }
+        // One without a known form is not repeated where an address was wanted.
+        let odd = "agents: { a: { command: [x], health: { http: 'https://me:horse@127.0.0.1:80/' } } }";
+        let why = Config::parse(odd).unwrap_err();
+        assert!(!why.contains("horse"), "{why}");
+    }
 
     #[test]
     fn forwards_are_read_as_documented() {
@@ -471,7 +494,7 @@ mod tests {
     fn what_is_not_there_yet_is_refused_not_ignored() {
         for (field, said) in [
             ("approvals: { unlisted: ask, hold: 1h }", "approvals: `hold: 1h` is not from 1s to 10m"),
-            ("approvals: { unlisted: ask, hold: soon }", "is not a duration"),
+            ("approvals: { unlisted: ask, hold: soon }", "not a duration"),
             ("approvals: { unlisted: perhaps }", "unknown variant"),
             ("budget: {}", "unknown field"),
             ("agents: { a: { command: [] } }", "`command` is empty"),

@@ -173,7 +173,7 @@ impl Exec {
 
     async fn accompany(self, started: Started, ends: ExecEnds) {
         let ExecEnds { stdin, control, output } = ends;
-        let Started { record, events, streams } = started;
+        let Started { record, mut events, streams } = started;
         let process = record.process;
         let mut copying = tokio::task::JoinSet::new();
         let (over, rest) = watch::channel(false);
@@ -200,7 +200,7 @@ impl Exec {
         };
         let first = if window.is_some() { libc::SIGHUP } else { libc::SIGTERM };
         let ended = tokio::select! {
-            status = self.ended(process, events) => status,
+            status = self.ended(process, &mut events) => status,
             status = self.end_with_sandbox(process, first) => status,
             // The client left.
             () = self.obey(process, control, window) => self.hang_up(process, libc::SIGHUP).await,
@@ -226,25 +226,45 @@ impl Exec {
         self.hang_up(process, first).await
     }
 
-    /// Ends what a session has left behind, and has init forget the session. The first attempt comes before
-    /// init forgets: as long as the row exists, a later supervisor finds it.
+    /// Ends what a session has left behind, and has init forget the session once its process is gone. A
+    /// killed one may take long to be: until then a search spares what is below it. The first search comes
+    /// before init forgets: as long as the row exists, a later supervisor finds it.
     async fn forget(&self, ProcessRecord { process, agent, .. }: ProcessRecord) {
         let search = async || {
             let _turn = SEARCHES.acquire().await;
             self.init.kill_strays(&agent).await
         };
-        let first = search().await;
-        let _ = self.init.forget(process).await;
-        let mut found = first;
-        while let Err(why @ (ClientError::Refused(_) | ClientError::TimedOut)) = found {
+        loop {
+            // Asked before the search, which must come after the end.
+            let runs = matches!(self.look(process).await, Some(ProcessState::Running));
+            let found = search().await;
+            if !runs {
+                let _ = self.init.forget(process).await;
+            }
+            let why = match found {
+                Err(why @ (ClientError::Refused(_) | ClientError::TimedOut)) => why.to_string(),
+                Ok(()) if runs => "its process has yet to end".to_owned(),
+                _ => return,
+            };
             tracing::warn!(session = agent, %why, "what an exec session left behind runs on; it is looked for again");
             tokio::time::sleep(LOOK_AGAIN).await;
-            found = search().await;
+        }
+    }
+
+    /// A process as init's table has it. `None` if init is gone or its table has no such process.
+    async fn look(&self, process: ProcessId) -> Option<ProcessState> {
+        loop {
+            match self.init.list().await {
+                Ok(all) => return all.into_iter().find(|r| r.process == process).map(|record| record.state),
+                // The question itself waits long.
+                Err(ClientError::TimedOut) => {}
+                Err(_) => return None,
+            }
         }
     }
 
     /// Waits until the process ends. `None` if init is gone or its table has no such process.
-    async fn ended(&self, process: ProcessId, mut events: broadcast::Receiver<Event>) -> Option<ExitStatus> {
+    async fn ended(&self, process: ProcessId, events: &mut broadcast::Receiver<Event>) -> Option<ExitStatus> {
         loop {
             match events.recv().await {
                 Ok(Event::Exited { process: which, status, .. }) if which == process => return Some(status),
@@ -252,9 +272,7 @@ impl Exec {
                 Err(broadcast::error::RecvError::Closed) => return None,
                 // Events were missed: init's table is authoritative.
                 Err(broadcast::error::RecvError::Lagged(_)) => {
-                    let records = self.init.list().await.ok()?;
-                    let record = records.into_iter().find(|r| r.process == process)?;
-                    if let ProcessState::Exited(status) = record.state {
+                    if let ProcessState::Exited(status) = self.look(process).await? {
                         return Some(status);
                     }
                 }
@@ -283,10 +301,14 @@ impl Exec {
 
     /// Sends `first`, then SIGKILL, and waits for the end after each, since init forgets no running process.
     async fn hang_up(&self, process: ProcessId, first: i32) -> Option<ExitStatus> {
+        let mut events = self.init.events();
+        // It may have ended before these events began.
+        if let ProcessState::Exited(status) = self.look(process).await? {
+            return Some(status);
+        }
         for signo in [first, libc::SIGKILL] {
-            let events = self.init.events();
             let _ = self.init.signal(process, signo).await;
-            if let Ok(ended) = timeout(HANG_UP_GRACE, self.ended(process, events)).await {
+            if let Ok(ended) = timeout(HANG_UP_GRACE, self.ended(process, &mut events)).await {
                 return ended;
             }
         }
