@@ -329,6 +329,11 @@ impl Agent {
         if min > max {
             return Err(format!("agents.{name}.restart.backoff: `min` is above `max`"));
         }
+        if self.restart.within.is_zero() {
+            return Err(format!(
+                "agents.{name}.restart.within: 0 would count no restart: give a time, such as 10m"
+            ));
+        }
         Ok(())
     }
 }
@@ -555,6 +560,7 @@ mod tests {
                 "agents: { a: { command: [x], restart: { backoff: { min: 2s, max: 1s } } } }",
                 "agents.a.restart.backoff",
             ),
+            ("agents: { a: { command: [x], restart: { within: 0s } } }", "agents.a.restart.within"),
         ] {
             let why = Config::parse(field).unwrap_err();
             assert!(why.contains(said), "{field}: {why}");

@@ -103,6 +103,7 @@ impl Root {
         };
         let mut names: Vec<Name> = entries
             .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             // A directory that we may not enter may be another user's sandbox.
             .filter(|entry| entry.path().join(files::LOCK).try_exists().unwrap_or(true))
             .filter_map(|entry| Name::parse(entry.file_name().to_str()?).ok())

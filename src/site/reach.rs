@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use agent::isolation::shown::{self, Place};
 use agent::plan::{CagePlan, PathRule, WORKSPACE};
 
+use crate::console::one_line;
+
 /// Returns warnings about sockets in these places, which agents see, and on which a process of the host
 /// answers.
 pub fn answered(places: &[Place]) -> Vec<String> {
     let told = |socket: PathBuf| {
         let mend = "move it out of the workspace, or of what the policy shows, if they should not";
-        format!("a process of the host answers on {}, and agents can speak to it: {mend}", socket.display())
+        // Whoever made it may be another user of the host.
+        let socket = one_line(&socket.display().to_string());
+        format!("a process of the host answers on {socket}, and agents can speak to it: {mend}")
     };
     shown::answered(places).into_iter().map(told).collect()
 }

@@ -109,7 +109,7 @@ fn is_free(dir: &Path, name: &Name) -> Result<(), Failure> {
 
 fn taken(dir: &Path, name: &Name) -> Failure {
     Failure::refused(format!(
-        "a sandbox named '{name}' is there already: choose another --name, or remove {} once it is stopped",
+        "a sandbox named '{name}' is there already: choose another --name, or remove {} once it is stopped (`cofferdam rm {name}`)",
         dir.display()
     ))
 }

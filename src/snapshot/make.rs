@@ -113,7 +113,7 @@ fn claim(root: &Root, name: &Name) -> Result<Claim, Failure> {
     let dir = root.enter(name)?;
     if !dir.join(files::LOCK).exists() {
         return Err(Failure::refused(format!(
-            "no sandbox named '{name}' is in {}: `cofferdam ps --json` lists those that run, and each has a directory there",
+            "no sandbox named '{name}' is in {}: `cofferdam ps --all` lists them",
             root.dir().display()
         )));
     }
