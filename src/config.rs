@@ -366,7 +366,7 @@ mod duration {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map_err(|e| D::Error::custom(format!("not a duration: {e}")))
+        humantime::parse_duration(&text).map_err(|e| D::Error::custom(format!("this is not a duration: {e}")))
     }
 }
 
@@ -499,7 +499,7 @@ mod tests {
     fn what_is_not_there_yet_is_refused_not_ignored() {
         for (field, said) in [
             ("approvals: { unlisted: ask, hold: 1h }", "approvals: `hold: 1h` is not from 1s to 10m"),
-            ("approvals: { unlisted: ask, hold: soon }", "not a duration"),
+            ("approvals: { unlisted: ask, hold: soon }", "is not a duration"),
             ("approvals: { unlisted: perhaps }", "unknown variant"),
             ("budget: {}", "unknown field"),
             ("agents: { a: { command: [] } }", "`command` is empty"),

@@ -131,6 +131,33 @@ impl Root {
         })
     }
 
+    /// Claims a sandbox that exists and doesn't run. `why` says of one that runs, behind that word, why it
+    /// must not.
+    pub fn claim_stopped(&self, name: &Name, why: &str) -> Result<Claim, Failure> {
+        self.enter(name)?;
+        if !self.names()?.contains(name) {
+            return Err(Failure::refused(format!(
+                "there is no sandbox named '{name}' in {}: `cofferdam ps --all` lists them",
+                self.dir().display()
+            )));
+        }
+        self.try_claim(name)?.map_err(|taken| {
+            Failure::refused(match taken {
+                Taken::Running(_) if self.is_running(name) => {
+                    format!("'{name}' is running{why}: `cofferdam stop {name}` first")
+                }
+                Taken::Running(holder) => {
+                    format!(
+                        "'{name}' is in use{holder}: it starts, ends, or a snapshot of it is made; try again"
+                    )
+                }
+                Taken::Anothers => {
+                    format!("{} is another user's: only they may do that", self.instance(name).display())
+                }
+            })
+        })
+    }
+
     /// Claims the first free name of `base`, `base-2`, `base-3`…
     pub fn claim_numbered(&self, base: &Name) -> Result<Claim, Failure> {
         for n in 1..=NUMBERED_NAMES {

@@ -3,7 +3,7 @@
 //! Nothing is stored, and nothing is printed but the questions. The caller must have made the shown text
 //! harmless.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, IsTerminal, StderrLock, StdinLock, Write};
 
 use crate::failure::Failure;
 
@@ -16,6 +16,18 @@ const TRIES: usize = 20;
 pub struct Person<R, W> {
     from: R,
     to: W,
+}
+
+/// Whether somebody is there to ask: standard input and standard error are terminals.
+pub fn somebody_is_there() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+impl Person<StdinLock<'static>, StderrLock<'static>> {
+    /// The person at the terminal.
+    pub fn at_the_terminal() -> Self {
+        Self::new(io::stdin().lock(), io::stderr().lock())
+    }
 }
 
 impl<R: BufRead, W: Write> Person<R, W> {
@@ -57,15 +69,17 @@ impl<R: BufRead, W: Write> Person<R, W> {
         Err(Failure::refused("too many invalid answers; nothing was written"))
     }
 
-    /// Asks for yes or no.
+    /// Asks for yes or no. An empty answer stands for `default`.
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub fn agrees(&mut self, question: &str) -> Result<bool, Failure> {
-        self.ask(question, "yes", |answer| match answer.to_lowercase().as_str() {
-            "y" | "yes" => Ok(true),
-            "n" | "no" => Ok(false),
-            _ => Err("yes or no".into()),
+    pub fn agrees(&mut self, question: &str, default: bool) -> Result<bool, Failure> {
+        self.ask(question, if default { "yes" } else { "no" }, |answer| {
+            match answer.to_lowercase().as_str() {
+                "y" | "yes" => Ok(true),
+                "n" | "no" => Ok(false),
+                _ => Err("yes or no".into()),
+            }
         })
     }
 
@@ -154,7 +168,7 @@ mod tests {
         let mut it = person("3, a,3\nnone\n\n");
         let mut some = || it.some_of("which", "2", &names, &told).unwrap();
         assert_eq!([some(), some(), some()], [vec![2, 0], vec![], vec![1]]);
-        assert!(person("no\n").agrees("well").is_ok_and(|yes| !yes));
+        assert!(person("no\n").agrees("well", true).is_ok_and(|yes| !yes));
     }
 
     #[test]

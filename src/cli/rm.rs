@@ -1,10 +1,8 @@
 //! `cofferdam rm`: removes stopped sandboxes with all that they left. A person at a terminal is asked first;
 //! a script says `--yes`.
 
-use std::io::{self, IsTerminal};
-
 use crate::cli::args::RmArgs;
-use crate::cli::ask::Person;
+use crate::cli::ask::{Person, somebody_is_there};
 use crate::console::{fault, say};
 use crate::failure::{Failure, Outcome, REFUSED};
 use crate::state::{Name, Root, files};
@@ -12,8 +10,7 @@ use crate::state::{Name, Root, files};
 /// Removes each, whatever becomes of the others.
 pub fn rm(root: &Root, args: &RmArgs) -> Outcome {
     let names: Vec<Name> = args.names.iter().map(|name| Name::parse(name)).collect::<Result<_, _>>()?;
-    let somebody_is_there = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if !args.yes && !somebody_is_there {
+    if !args.yes && !somebody_is_there() {
         return Err(Failure::refused(
             "this removes sandboxes with their workspaces and audit logs for good, and there is no terminal to ask at: say --yes",
         ));
@@ -43,10 +40,5 @@ fn is_wanted(root: &Root, name: &Name) -> Result<bool, Failure> {
     };
     let question =
         format!("remove '{name}' for good ({workspace}audit log, agents' output; {})?", dir.display());
-    let mut person = Person::new(io::stdin().lock(), io::stderr().lock());
-    person.ask(&question, "no", |answer| match answer.to_lowercase().as_str() {
-        "y" | "yes" => Ok(true),
-        "n" | "no" => Ok(false),
-        _ => Err("yes or no".into()),
-    })
+    Person::at_the_terminal().agrees(&question, false)
 }

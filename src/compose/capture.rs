@@ -80,8 +80,12 @@ pub async fn follow(
 
 impl Followed {
     fn of(generation: u64, uncaptured: &Uncaptured) -> Self {
-        Self { generation, uncaptured: uncaptured.iter().map(|(port, _)| *port).collect() }
+        Self { generation, uncaptured: numbers(uncaptured) }
     }
+}
+
+fn numbers(uncaptured: &Uncaptured) -> Vec<u16> {
+    uncaptured.iter().map(|(port, _)| *port).collect()
 }
 
 /// Returns the number of the current policy, and the ports that are to be captured under it.
@@ -107,8 +111,7 @@ pub fn tell(uncaptured: &Uncaptured, cage: &CageReport) {
 }
 
 fn log(uncaptured: &Uncaptured) {
-    let ports: Vec<u16> = uncaptured.iter().map(|(port, _)| *port).collect();
-    if let (Some(ports), Some((_, error))) = (listed(&ports), uncaptured.first()) {
+    if let (Some(ports), Some((_, error))) = (listed(&numbers(uncaptured)), uncaptured.first()) {
         tracing::error!(%error, "programs that use no proxy don't reach {ports}");
     }
 }

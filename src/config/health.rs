@@ -78,7 +78,8 @@ impl TryFrom<String> for HealthUrl {
 
     fn try_from(text: String) -> Result<Self, String> {
         // The text isn't repeated: it may hold a password.
-        let wrong = || "not on the sandbox's loopback, such as http://127.0.0.1:8642/health".to_owned();
+        let wrong =
+            || "this is not on the sandbox's loopback, such as http://127.0.0.1:8642/health".to_owned();
         let url: http::Uri = text.parse().map_err(|_| wrong())?;
         let authority = url.authority().filter(|_| url.scheme_str() == Some("http")).ok_or_else(wrong)?;
         let Destination { host, port } =

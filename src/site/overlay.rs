@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use agent::isolation::other_root::{UPPER, WORK};
 use agent::plan::Ids;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::openat;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
 use crate::failure::Failure;
+use crate::kept::DIRECTORY;
 use crate::state::files::ROOT;
 
 /// Where a sandbox keeps its agents' changes to another root.
@@ -62,8 +63,7 @@ impl Changes<'_> {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(e) => return Err(e.into()),
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(openat(above, name, flags, Mode::empty())?.into())
+        Ok(openat(above, name, DIRECTORY, Mode::empty())?.into())
     }
 
     /// Gives a directory to the agents' user: init may enter only what belongs to a user that it has mapped.

@@ -14,7 +14,7 @@ use agent::plan::{Hidden, Id, Ids};
 use agent::snapshot::container::Writer;
 use agent::snapshot::{MAX_MEMORY, Packed, Room, Select, SnapshotError, pack};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::openat;
 use nix::sys::stat::Mode;
 
 use super::manifest::{Manifest, Member, Origin};
@@ -23,6 +23,7 @@ use super::{Meter, STATE, WORKSPACE, everything, keeper, mended, owner, records}
 use crate::failure::Failure;
 use crate::ids;
 use crate::kept;
+use crate::kept::DIRECTORY;
 use crate::site::places;
 use crate::start::workspace;
 use crate::state::{Claim, Name, Root, files};
@@ -59,7 +60,7 @@ pub struct Made {
 /// The sandbox runs or doesn't exist, its content is too large, or something can't be read or written. Then
 /// there is no file, except after the last error of [`Place::publish`].
 pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
-    let claim = claim(root, wanted.name)?;
+    let claim = root.claim_stopped(wanted.name, ", and what it writes would be caught halfway")?;
     let ids = ids::choose(&claim)?;
     // As a start does: this lets the gateway's user into the directory.
     ids::own(&claim, ids)?;
@@ -106,23 +107,6 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
     missing.extend(elsewhere(&claim, &before, taken.as_deref()));
     let size = place.file.metadata()?.len();
     Ok(Made { file: place.publish()?, size, manifest, missing })
-}
-
-/// Claims a sandbox that exists and doesn't run.
-fn claim(root: &Root, name: &Name) -> Result<Claim, Failure> {
-    let dir = root.enter(name)?;
-    if !dir.join(files::LOCK).exists() {
-        return Err(Failure::refused(format!(
-            "no sandbox named '{name}' is in {}: `cofferdam ps --all` lists them",
-            root.dir().display()
-        )));
-    }
-    if root.is_running(name) {
-        return Err(Failure::refused(format!(
-            "'{name}' is running, and what it writes would be caught halfway: `cofferdam stop {name}` first"
-        )));
-    }
-    root.claim(name, "NAME")
 }
 
 /// Returns the path of the file. It leads through no link that the agents could have made, and isn't in a
@@ -180,8 +164,7 @@ impl Files {
     /// Opens the workspace in the sandbox's own directory, if there is one.
     fn own(claim: &Claim, ids: Ids) -> Result<Option<Self>, Failure> {
         let path = claim.dir.join(files::WORKSPACE);
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let dir: File = match openat(&claim.handle, files::WORKSPACE, flags, Mode::empty()) {
+        let dir: File = match openat(&claim.handle, files::WORKSPACE, DIRECTORY, Mode::empty()) {
             Ok(dir) => dir.into(),
             Err(Errno::ENOENT) => return Ok(None),
             Err(e) => return Err(Failure::refused(format!("{}: {}", path.display(), e.desc()))),

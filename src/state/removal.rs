@@ -3,24 +3,21 @@
 //! Must never follow a link, go into another mount, or remove anything of a sandbox that runs. An
 //! interrupted removal leaves a sandbox that is still listed and can be removed again.
 
-use std::ffi::{CStr, OsString};
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use agent::mountinfo;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
+use nix::fcntl::{openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::failure::Failure;
-use crate::state::{Name, Root, Taken, files};
-
-/// How directories are opened.
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+use crate::kept::DIRECTORY;
+use crate::state::{Name, Root, files};
 
 impl Root {
     /// Removes the stopped sandbox of this name.
@@ -28,28 +25,8 @@ impl Root {
     /// # Errors
     /// There is none, it runs or is another user's, something is mounted in it, or the kernel's.
     pub fn remove(&self, name: &Name) -> Result<(), Failure> {
-        if !self.names()?.contains(name) {
-            return Err(Failure::refused(format!(
-                "there is no sandbox named '{name}' in {}: `cofferdam ps --all` lists them",
-                self.dir().display()
-            )));
-        }
         // Holds the name until all is gone.
-        let claim = self.try_claim(name)?.map_err(|taken| {
-            Failure::refused(match taken {
-                Taken::Running(_) if self.is_running(name) => {
-                    format!("'{name}' is running: `cofferdam stop {name}` first")
-                }
-                Taken::Running(holder) => {
-                    format!(
-                        "'{name}' is in use{holder}: it starts, ends, or a snapshot of it is made; try again"
-                    )
-                }
-                Taken::Anothers => {
-                    format!("{} is another user's: only they may remove it", self.instance(name).display())
-                }
-            })
-        })?;
+        let claim = self.claim_stopped(name, "")?;
         let dir = &claim.dir;
         if let Some(place) = mounted_below(dir)? {
             return Err(Failure::refused(format!(
@@ -151,53 +128,34 @@ fn for_each(dir: &File, mut act: impl FnMut(&CStr) -> nix::Result<()>) -> nix::R
 
 /// Returns a place below `dir`, or `dir` itself, at which something is mounted in our view.
 fn mounted_below(dir: &Path) -> Result<Option<PathBuf>, Failure> {
-    let mounts = fs::read("/proc/self/mountinfo")
+    let mounts = mountinfo::own()
         .map_err(|e| Failure::refused(format!("can't read what is mounted (/proc/self/mountinfo): {e}")))?;
-    Ok(first_below(&mounts, &fs::canonicalize(dir)?))
+    let places = mounts.into_iter().map(|mount| mount.at);
+    Ok(first_below(places, &fs::canonicalize(dir)?))
 }
 
-/// The fifth field of a line is the place (proc_pid_mountinfo(5)).
-fn first_below(mounts: &[u8], dir: &Path) -> Option<PathBuf> {
-    let lines = mounts.split(|byte| *byte == b'\n');
-    let places = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    places.map(unescaped).find(|place| place.starts_with(dir))
-}
-
-/// Blanks and backslashes are written as three octal digits.
-fn unescaped(text: &[u8]) -> PathBuf {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, after @ ..] = rest {
-        let code = after
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        plain.push(code.unwrap_or(*first));
-        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
-    }
-    PathBuf::from(OsString::from_vec(plain))
+fn first_below(mut places: impl Iterator<Item = PathBuf>, dir: &Path) -> Option<PathBuf> {
+    places.find(|place| place.starts_with(dir))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStrExt;
+    use nix::fcntl::OFlag;
 
     use super::*;
 
     #[test]
     fn a_mount_below_is_found_by_whole_components() {
-        let line = |place: &str| format!("36 35 98:0 / {place} rw - ext4 /dev/root rw\n").into_bytes();
         let dir = Path::new("/state/my box");
         for (place, found) in [
-            ("/state/my\\040box", true),
-            ("/state/my\\040box/workspace/a", true),
-            ("/state/my\\040boxes", false),
+            ("/state/my box", true),
+            ("/state/my box/workspace/a", true),
+            ("/state/my boxes", false),
             ("/state", false),
             ("/", false),
         ] {
-            assert_eq!(first_below(&line(place), dir).is_some(), found, "{place}");
+            assert_eq!(first_below([place.into()].into_iter(), dir).is_some(), found, "{place}");
         }
-        assert_eq!(unescaped(b"/a\\134b\\x").as_os_str().as_bytes(), b"/a\\b\\x");
     }
 
     #[test]

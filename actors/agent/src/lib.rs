@@ -11,6 +11,7 @@
 //! doctor      what this machine can enforce, each tried for real
 //! confine     the process that reads what may be hostile: it can do nothing else
 //! image       another root than the host's: OCI images
+//! mountinfo   what is mounted in a process's view
 //! snapshot    a directory tree in one file and back, believing neither
 //! protocol    what the three processes say to each other
 //! wire        how: one versioned message a packet, with descriptors
@@ -44,6 +45,7 @@ mod java_store;
 pub mod launch;
 #[doc(hidden)]
 pub mod measured;
+pub mod mountinfo;
 pub mod own;
 pub mod plan;
 pub mod probe;

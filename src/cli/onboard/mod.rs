@@ -16,7 +16,7 @@ mod write;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 
 use agent::doctor::{Verdict, examine};
@@ -26,7 +26,7 @@ use self::agents::Way;
 use self::file::{Chosen, words};
 use self::write::Files;
 use crate::cli::args::{OnboardArgs, StartArgs, UpArgs};
-use crate::cli::ask::Person;
+use crate::cli::ask::{Person, somebody_is_there};
 use crate::cli::{Place, up};
 use crate::config::Config;
 use crate::console::{LogFormat, Paint, as_word, print, print_json, warn};
@@ -44,7 +44,7 @@ pub(super) fn onboard(place: &Place, args: &OnboardArgs) -> Outcome {
     let root = place.root().ok();
     let root = root.as_ref();
     let is_asked = !args.non_interactive;
-    if is_asked && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+    if is_asked && !somebody_is_there() {
         return Err(Failure::refused(
             "there is nobody to ask, since standard input or standard error is no terminal: say --non-interactive, and what you want \
              (`cofferdam onboard --help`)",
@@ -54,7 +54,7 @@ pub(super) fn onboard(place: &Place, args: &OnboardArgs) -> Outcome {
         return Err(write::is_there(&args.file));
     }
     strict_can_start()?;
-    let mut person = is_asked.then(|| Person::new(io::stdin().lock(), io::stderr().lock()));
+    let mut person = is_asked.then(Person::at_the_terminal);
     let (chosen, told) = match &mut person {
         Some(person) => person::chosen(person, args)?,
         None => typed::chosen(args)?,
@@ -103,7 +103,7 @@ impl Planned {
         let files = [Some(file), self.policy.as_deref(), settings.as_deref()];
         let files: Vec<String> = files.into_iter().flatten().map(as_word).collect();
         person.tell(&format!("\n{}", self.chosen.text_to_show()))?;
-        match person.agrees(&format!("Write {}?", files.join(", ")))? {
+        match person.agrees(&format!("Write {}?", files.join(", ")), true)? {
             true => Ok(()),
             false => Err(Failure::refused("nothing was written")),
         }

@@ -77,7 +77,7 @@ fn which_agent<R: BufRead, W: Write>(person: &mut Person<R, W>) -> Result<Agent,
             Program::Inside(_) => true,
             Program::Shown(file) => {
                 let file = one_line(&file.display().to_string());
-                person.agrees(&format!("No sandbox shows {file}: show that one file, read-only?"))?
+                person.agrees(&format!("No sandbox shows {file}: show that one file, read-only?"), true)?
             }
         };
         if is_fine {

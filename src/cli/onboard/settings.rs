@@ -7,12 +7,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Component, Path};
 
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{open, openat};
 use nix::sys::stat::Mode;
 use serde_json::json;
 
 use super::agents::OPENCLAW_PORT;
 use super::made::Made;
+use crate::kept::DIRECTORY;
 
 /// The URL of every agent's model.
 const BASE_URL: &str = "https://inference.local/v1";
@@ -86,9 +87,6 @@ pub fn put(made: &mut Made, home: &Path, file: &str, text: &str) -> io::Result<b
     }
     Err(io::ErrorKind::InvalidInput.into())
 }
-
-const DIRECTORY: OFlag =
-    OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_RDONLY).union(OFlag::O_CLOEXEC);
 
 #[cfg(test)]
 mod tests {

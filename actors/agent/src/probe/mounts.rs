@@ -3,26 +3,11 @@
 
 use super::{Probe, Scene};
 use crate::isolation::devices::DEVICES;
+use crate::mountinfo::{self, Mount};
 use crate::plan::{Control, RUN_DIR, WORKSPACE};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-
-/// One line of proc_pid_mountinfo(5).
-#[derive(Debug)]
-struct Mount {
-    at: Plain,
-    flags: Vec<String>,
-    /// Whether it has peers, or a master: what is mounted below one of them is mounted below the others.
-    propagates: bool,
-    kind: String,
-}
-
-impl Mount {
-    fn has(&self, flag: &str) -> bool {
-        self.flags.iter().any(|own| own == flag)
-    }
-}
 
 /// An absolute path as the kernel writes it: every component behind one slash, and nothing for the root
 /// itself. This way some eighty mounts can be compared with some fifty places by their bytes.
@@ -36,6 +21,12 @@ impl Plain {
             _ => None,
         });
         Self(names.flat_map(|name| [b"/", name]).flatten().copied().collect())
+    }
+
+    /// Of a mount's place, which the kernel writes so already.
+    fn written(at: &Path) -> Self {
+        let at = at.as_os_str().as_bytes();
+        Self(if at == b"/" { Vec::new() } else { at.to_vec() })
     }
 
     /// Whether this path is `above`, or lies in it.
@@ -85,7 +76,7 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     // An unreadable list fails every check below.
     let places = Places::of(scene);
     let mounts: Vec<(Mount, Option<Wanted>)> =
-        read().unwrap_or_default().into_iter().map(|mount| judged(mount, &places)).collect();
+        mountinfo::own().unwrap_or_default().into_iter().map(|mount| judged(mount, &places)).collect();
     let wrong = |is_wrong: &dyn Fn(&Mount, Wanted) -> bool| -> io::Result<bool> {
         let judged =
             |(mount, wanted): &(Mount, Option<Wanted>)| wanted.is_some_and(|wanted| is_wrong(mount, wanted));
@@ -108,13 +99,13 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     });
     for path in ["/tmp", "/dev/shm"] {
         probe.holds(&format!("{path} is a filesystem of its own"), PrivateTmp, || {
-            Ok(mounts.iter().any(|(mount, _)| mount.at.0 == path.as_bytes() && mount.kind == "tmpfs"))
+            Ok(mounts.iter().any(|(mount, _)| mount.at == Path::new(path) && mount.kind == "tmpfs"))
         });
     }
 }
 
 fn judged(mount: Mount, places: &Places) -> (Mount, Option<Wanted>) {
-    let wanted = wanted(&mount.at, places);
+    let wanted = wanted(&Plain::written(&mount.at), places);
     (mount, wanted)
 }
 
@@ -149,49 +140,6 @@ fn wanted(at: &Plain, places: &Places) -> Option<Wanted> {
     shown.then(|| Wanted { read_only: !places.is_writable(at), no_dev: true, no_exec: false })
 }
 
-fn read() -> io::Result<Vec<Mount>> {
-    let text = std::fs::read("/proc/self/mountinfo")?;
-    Ok(text.split(|byte| *byte == b'\n').filter_map(parse).collect())
-}
-
-/// Parses `36 35 98:0 /mnt1 /mnt2 ro,noatime master:1 - ext3 /dev/root rw`: the fifth and sixth fields,
-/// whether one of the optional ones says that it propagates, and the one after the dash.
-fn parse(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|byte| *byte == b' ').skip(4);
-    let at = match unescape(fields.next()?) {
-        root if root == b"/" => Plain(Vec::new()),
-        path => Plain(path),
-    };
-    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
-    let flags = text(fields.next()?).split(',').map(str::to_owned).collect();
-    let optional = fields.by_ref().take_while(|field| *field != b"-");
-    let propagates = optional
-        .fold(false, |any, field| any || field.starts_with(b"shared:") || field.starts_with(b"master:"));
-    let kind = text(fields.next()?);
-    Some(Mount { at, flags, propagates, kind })
-}
-
-/// Decodes a field: space, tab, newline and backslash are written as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((byte, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|d| *byte == b'\\' && d.iter().all(|d| (b'0'..b'8').contains(d)));
-        match digits {
-            Some(digits) => {
-                let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
-                out.push(value as u8);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +148,9 @@ mod tests {
     fn what_lies_in_a_place_is_told_by_whole_names() {
         let at = |text: &str| Plain::of(Path::new(text));
         assert_eq!(at("/usr//lib/").0, b"/usr/lib");
+        for written in ["/", "/usr/lib"] {
+            assert_eq!(Plain::written(Path::new(written)), at(written));
+        }
         for (below, above, wanted) in [
             ("/usr/lib", "/usr", true),
             ("/usr", "/usr", true),
@@ -216,22 +167,6 @@ mod tests {
             [("/a", false), ("/a/x", false), ("/a/b/x", true), ("/a/b/c", false), ("/d", false)]
         {
             assert_eq!(places.is_writable(&at(path)), wanted, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_line_is_read_with_its_escapes() {
-        let mount =
-            parse(b"36 35 98:0 /mnt1 /a\\040b\\134c ro,nosuid master:1 shared:2 - tmpfs none rw,size=1")
-                .unwrap();
-        assert_eq!(mount.at.0, b"/a b\\c");
-        assert_eq!(parse(b"36 35 98:0 / / ro - tmpfs none rw").unwrap().at, Plain::of(Path::new("/")));
-        assert!(mount.has("ro") && mount.has("nosuid") && !mount.has("rw"));
-        assert_eq!(mount.kind, "tmpfs");
-        assert!(mount.propagates);
-        assert!(!parse(b"36 35 98:0 / / ro unbindable - tmpfs none rw").unwrap().propagates);
-        for broken in [&b""[..], b"1 2 3", b"1 2 3 4 /a ro"] {
-            assert!(parse(broken).is_none());
         }
     }
 }

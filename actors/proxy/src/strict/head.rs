@@ -36,8 +36,7 @@ pub fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
 /// What is no HTTP at all (SOCKS, TLS, SSH) is so refused at once, instead of waited for. `from` is how far a
 /// former call has looked. Returns whether the line is whole, and needs no further call.
 pub fn judge_beginning(bytes: &[u8], from: usize) -> Result<bool, Violation> {
-    let fresh = bytes.iter().skip(from);
-    let Some(end) = fresh.clone().position(|byte| *byte == b'\n').map(|at| from + at) else {
+    let Some(end) = bytes.iter().skip(from).position(|byte| *byte == b'\n').map(|at| from + at) else {
         let method = bytes.split(|byte| *byte == b' ').next().unwrap_or_default();
         let may_be_one = method.len() <= MAX_METHOD_BYTES && method.iter().all(|byte| is_token(*byte));
         return if may_be_one { Ok(false) } else { Err(Violation::RequestLine) };
