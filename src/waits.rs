@@ -12,6 +12,9 @@ use crate::plan::STOP_GRACE;
 /// How long an ordered stop may take beyond the agents' grace before the heart goes on without the
 /// supervisor: output and records have three seconds each, and an agent's actor two.
 pub const STOP_SLACK: Duration = Duration::from_secs(10);
+/// How long init hears nothing of a reported end while the end's record waits for the disk: whoever dies
+/// before leaves the report to its successor.
+pub const END_RECORDED_WITHIN: Duration = Duration::from_secs(1);
 /// How long a killed process is waited for. One that the kernel can't end (under a debugger, in a dead file
 /// system) does nothing more, and is reaped later.
 pub const GONE_WITHIN: Duration = Duration::from_secs(3);
@@ -62,6 +65,7 @@ mod tests {
             ("INIT_PATIENCE", INIT_PATIENCE),
             ("STOP_GRACE", STOP_GRACE),
             ("STOP_SLACK", STOP_SLACK),
+            ("END_RECORDED_WITHIN", END_RECORDED_WITHIN),
             ("GONE_WITHIN", GONE_WITHIN),
             ("WISH_PATIENCE", WISH_PATIENCE),
             ("LOOK_PATIENCE", LOOK_PATIENCE),

@@ -14,6 +14,7 @@ use agent::actor::{AgentActor, AgentEvent, Arguments, Judged, Msg, RestartOn};
 use agent::health::Health;
 use agent::protocol::SpawnSpec;
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redactor::Streams;
 use redactor::pump::{AgentLog, LogLimits};
@@ -31,7 +32,7 @@ use super::terminal::Terminal;
 use crate::config::RestartPolicy;
 use crate::plan::{AgentPlan, Mode, Plan};
 use crate::state::files;
-use crate::waits::AGENT_START_WITHIN;
+use crate::waits::{AGENT_START_WITHIN, END_RECORDED_WITHIN};
 pub use condition::Condition;
 use condition::Program;
 pub(super) use condition::mend;
@@ -118,6 +119,7 @@ impl Surroundings<'_> {
             },
             gave_up: self.gave_up.contains(&plan.name.as_str().to_owned()),
             told: tell(plan, self.sink.clone(), Arc::clone(&condition)),
+            recorded: recorded(self.sink.clone()),
             judged: Judged::default(),
             watch: plan.health.as_ref().map(|health| super::health::watch(health, self.init)),
         };
@@ -191,6 +193,16 @@ fn tell(
         };
         record(&sink, event(change, pid, code, detail));
         show(told);
+    })
+}
+
+/// Returns the function that waits for the records of [`tell`].
+fn recorded(sink: Sink) -> Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync> {
+    Arc::new(move || {
+        let sink = sink.clone();
+        Box::pin(async move {
+            let _late_or_failing = sink.flush(END_RECORDED_WITHIN).await;
+        })
     })
 }
 

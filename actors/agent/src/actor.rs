@@ -191,6 +191,9 @@ pub struct Arguments {
     pub gave_up: bool,
     /// Hears what becomes of the process. Must not block.
     pub told: Arc<dyn Fn(&AgentEvent) + Send + Sync>,
+    /// Resolves once all that was told is on record. Bounded: what can't be recorded holds nothing up for
+    /// long.
+    pub recorded: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
     /// The last end that was dealt with, see [`Judged`].
     pub judged: Judged,
     /// How it is watched, if it is.
@@ -352,6 +355,8 @@ impl State {
             false => AgentEvent::Exited { status, stopped: stopped.is_some(), restarts },
         });
         self.given.judged.note(process);
+        // A supervisor that dies in between makes two records of this end. In the other order it made none.
+        (self.given.recorded)().await;
         // If this fails, the only effect is that a new supervisor finds the row again, as an end that was not
         // reported.
         let _ = match &stopped {

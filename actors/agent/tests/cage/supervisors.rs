@@ -112,6 +112,7 @@ fn arguments(
         restart_on,
         gave_up: false,
         told: Arc::new(move |told| drop(send.send(told.clone()))),
+        recorded: Arc::new(|| Box::pin(async {})),
         judged: Judged::default(),
         watch: None,
     };

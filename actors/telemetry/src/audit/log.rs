@@ -73,7 +73,7 @@ pub(crate) struct Shared {
     /// Records ever queued.
     pub(crate) queued: AtomicU64,
     /// Records ever written.
-    committed: watch::Sender<u64>,
+    pub(super) committed: watch::Sender<u64>,
 }
 
 /// The audit log. Lives above every actor; clones share it.
@@ -202,12 +202,9 @@ impl AuditLog {
         self.shared.ending.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until everything queued so far is durable. `false` when the deadline passed first.
+    /// As [`Sink::flush`].
     pub async fn flush(&self, deadline: Duration) -> bool {
-        let wanted = self.shared.queued.load(Ordering::SeqCst);
-        let mut committed = self.shared.committed.subscribe();
-        let done = committed.wait_for(|count| *count >= wanted);
-        matches!(tokio::time::timeout(deadline, done).await, Ok(Ok(_)))
+        Sink(Arc::clone(&self.shared)).flush(deadline).await
     }
 
     /// Runs the writer until aborted; a second one waits for its turn. An abort loses nothing, at whatever

@@ -1,6 +1,6 @@
 //! The handle by which the rest of cofferdam records: the sending end of the audit log's bounded queue.
-//! Recording never blocks and never waits for the disk. If it fails, the caller must refuse what it was about
-//! to allow.
+//! Recording never blocks, and waits for the disk only in [`Sink::flush`]. If it fails, the caller must
+//! refuse what it was about to allow.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -123,6 +123,14 @@ impl Sink {
             Err(TrySendError::Full(_)) => Err(AuditUnavailable::Full),
             Err(TrySendError::Closed(_)) => Err(AuditUnavailable::Closed),
         }
+    }
+
+    /// Waits until everything queued so far is durable. `false` when the deadline passed first.
+    pub async fn flush(&self, deadline: Duration) -> bool {
+        let wanted = self.0.queued.load(Ordering::SeqCst);
+        let mut committed = self.0.committed.subscribe();
+        let done = committed.wait_for(|count| *count >= wanted);
+        matches!(tokio::time::timeout(deadline, done).await, Ok(Ok(_)))
     }
 
     /// Whether a record would be taken now, for a health check.
