@@ -4,7 +4,7 @@
 use super::{Probe, Scene};
 use crate::isolation::devices::DEVICES;
 use crate::mountinfo::{self, Mount};
-use crate::plan::{Control, RUN_DIR, WORKSPACE};
+use crate::plan::{Control, PathRule, RUN_DIR, WORKSPACE};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -39,18 +39,18 @@ impl Plain {
 struct Places {
     shown: Vec<Plain>,
     writable: Vec<Plain>,
-    /// Paths of the policy that are read-only.
+    /// Paths of the policy that are only read-only: one that is listed as both is writable.
     read_only: Vec<Plain>,
 }
 
 impl Places {
     fn of(scene: &Scene<'_>) -> Self {
         let plain = |list: &[PathBuf]| list.iter().map(|path| Plain::of(path)).collect();
-        Self {
-            shown: plain(scene.shown),
-            writable: plain(scene.writable),
-            read_only: scene.plan.paths.read_only.iter().map(|rule| Plain::of(&rule.path)).collect(),
-        }
+        let listed = |rules: &[PathRule]| rules.iter().map(|rule| Plain::of(&rule.path)).collect::<Vec<_>>();
+        let both = listed(&scene.plan.paths.read_write);
+        let mut read_only = listed(&scene.plan.paths.read_only);
+        read_only.retain(|path| !both.contains(path));
+        Self { shown: plain(scene.shown), writable: plain(scene.writable), read_only }
     }
 
     /// Whether a mount may be writable: what the host has mounted below a path of the policy is writable

@@ -125,6 +125,15 @@ fn a_path_twice_is_shown_once_and_writable_wins(mode: Mode) {
     let cage = Cage::with(&with(&plan(mode, dir.path()), &[&a, &a], &[&a, &a]));
     cage.sh(&format!("echo x > {a}/file"));
     assert_eq!(cage.sh(&format!("grep -c ' {a} ' /proc/self/mountinfo")), "1");
+    // Nor is the workspace, or a path in it, judged by one of its two entries alone.
+    std::fs::create_dir(dir.path().join("sub")).expect("mkdir");
+    if mode == Mode::Rooted {
+        host.give(dir.path());
+    }
+    for place in ["/sandbox", "/sandbox/sub"] {
+        let cage = Cage::with(&with(&plan(mode, dir.path()), &[place], &[place]));
+        cage.sh(&format!("echo x > {place}/file"));
+    }
 }
 
 fn a_path_in_the_workspace_has_its_own_mode(mode: Mode) {
