@@ -63,7 +63,28 @@ fn worded(level: Level, message: &str) -> String {
         });
         return format!("{}\n", escape_json(&said.to_string()));
     }
-    message.lines().map(|line| format!("cofferdam: {line}\n")).collect()
+    harmless_in_colours(message).lines().map(|line| format!("cofferdam: {line}\n")).collect()
+}
+
+/// As [`harmless`], but keeps the colours of our own diagnostics. A message may repeat names out of files
+/// that come from somebody else.
+fn harmless_in_colours(message: &str) -> String {
+    let mut parts = message.split('\x1b');
+    let mut shown = harmless(parts.next().unwrap_or_default());
+    for part in parts {
+        let (colour, rest) = part.split_at(colour_length(part));
+        let introduced = if colour.is_empty() { "\\u{1b}" } else { "\x1b" };
+        shown.extend([introduced, colour, &harmless(rest)]);
+    }
+    shown
+}
+
+/// Returns how long the colour sequence is that begins here, behind its ESC (ECMA-48, SGR); 0 if there is
+/// none, or one that could hide text: no diagnostic of ours sets a background or conceals.
+fn colour_length(text: &str) -> usize {
+    let Some((codes, _)) = text.strip_prefix('[').and_then(|rest| rest.split_once('m')) else { return 0 };
+    let is_ours = |code: &str| matches!(code.parse(), Ok(0..=2 | 31..=36 | 91..=96));
+    if codes.split(';').all(is_ours) { codes.len() + 2 } else { 0 }
 }
 
 /// Prints text on standard output.
@@ -289,6 +310,22 @@ mod tests {
             harmless("a\tb\n\x1b]0;t\x07\u{202e}ü\u{61c}\r"),
             "a\tb\n\\u{1b}]0;t\\u{7}\\u{202e}ü\\u{61c}\\r"
         );
+    }
+
+    #[test]
+    fn a_message_keeps_its_colours_and_no_other_sequence() {
+        for ours in ["\x1b[1m\x1b[91merror\x1b[0m: x", "\x1b[1;31ma\x1b[2m|"] {
+            assert_eq!(harmless_in_colours(ours), ours);
+        }
+        for (theirs, shown) in [
+            ("a\x1b]0;t\x07", "a\\u{1b}]0;t\\u{7}"),
+            ("\x1b[8mhidden", "\\u{1b}[8mhidden"),
+            ("\x1b[1;30m", "\\u{1b}[1;30m"),
+            ("\x1b[31;41m", "\\u{1b}[31;41m"),
+            ("\x1b[m \x1b[2Jm \x1b", "\\u{1b}[m \\u{1b}[2Jm \\u{1b}"),
+        ] {
+            assert_eq!(harmless_in_colours(theirs), shown);
+        }
     }
 
     #[test]
