@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             no_key_is_written_or_repeated.only(Mode::Rootless),
             what_cannot_be_had_is_refused_and_leaves_nothing.only(Mode::Rootless),
             a_workspace_is_made_where_agents_may_have_it,
+            what_is_written_into_anothers_workspace_is_theirs.only(Mode::Rooted),
             a_person_is_asked.only(Mode::Rootless),
             a_person_sees_every_file_and_no_token.only(Mode::Rootless),
             what_comes_next_works_as_it_stands.only(Mode::Rootless).alone(),
@@ -331,6 +332,31 @@ fn a_workspace_is_made_where_agents_may_have_it(stage: &Stage) -> Result<()> {
     )?
     .expect_code(0)?;
     ensure!(std::fs::metadata(here(stage).join("work/note"))?.uid() == stage.uid(), "it is somebody else's");
+    Ok(())
+}
+
+/// Root's own files would be nobody's inside: the agent is the workspace's owner there.
+fn what_is_written_into_anothers_workspace_is_theirs(stage: &Stage) -> Result<()> {
+    let work = here(stage).join("work");
+    std::fs::create_dir(&work)?;
+    std::os::unix::fs::chown(&work, Some(4321), Some(4322))?;
+    let program = here(stage).join("codex");
+    std::fs::copy("/bin/true", &program)?;
+    let typed = near();
+    let args =
+        ["--agent", "codex", "--show-program", "--provider", &typed, "--model", "m", "--workspace", "work"];
+    let mut onboard = command(stage, &[&["--non-interactive"], &args[..]].concat());
+    onboard.env("PATH", format!("{}:/usr/bin:/bin", here(stage).display()));
+    finish(onboard, PATIENCE)?.expect_code(0)?;
+    for made in [".codex", ".codex/config.toml"] {
+        let found = std::fs::metadata(work.join(made))?;
+        ensure!((found.uid(), found.gid()) == (4321, 4322), "{made} is {}:{}", found.uid(), found.gid());
+    }
+    let config = here(stage).join("cofferdam.yaml");
+    let mut run = stage.cofferdam(["run", "--quiet", "--config"]);
+    run.arg(config).args(["--", "cat", "/sandbox/.codex/config.toml"]).env("BED_KEY", provider::KEY);
+    let shown = finish(run, PATIENCE)?.expect_code(0)?.out();
+    ensure!(shown.contains("model_provider"), "{shown}");
     Ok(())
 }
 

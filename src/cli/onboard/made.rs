@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -31,18 +31,18 @@ impl Made {
         }
     }
 
-    /// Writes a file with access for our user only. Returns false if the name is taken.
+    /// Makes an empty file with access for its user only. Returns nothing if the name is taken.
     ///
     /// # Errors
-    /// It can't be written.
-    pub fn file(&mut self, within: BorrowedFd<'_>, name: &OsStr, text: &str) -> io::Result<bool> {
+    /// It can't be made.
+    pub fn file(&mut self, within: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<File>> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(within, name, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(fd) => {
                 self.note(within, name, UnlinkatFlags::NoRemoveDir)?;
-                File::from(fd).write_all(text.as_bytes()).map(|()| true)
+                Ok(Some(File::from(fd)))
             }
-            Err(Errno::EEXIST) => Ok(false),
+            Err(Errno::EEXIST) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }

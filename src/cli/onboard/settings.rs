@@ -3,12 +3,14 @@
 //!
 //! An agent may have used that workspace before, so no link in it is followed.
 
-use std::io;
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use nix::fcntl::{open, openat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{Gid, Uid, fchown, geteuid};
 use serde_json::json;
 
 use super::agents::OPENCLAW_PORT;
@@ -70,22 +72,54 @@ fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Writes a file below `home`. Returns false if it exists already. What is made, directories too, is added to
-/// `made`.
+/// Writes a file below `home`, which belongs to whom `home` belongs to. Returns false if it exists already.
+/// What is made, directories too, is added to `made`.
 ///
 /// # Errors
 /// It can't be written, or a link is on the way to it.
 pub fn put(made: &mut Made, home: &Path, file: &str, text: &str) -> io::Result<bool> {
     let mut dir = open(home, DIRECTORY, Mode::empty())?;
+    let to = owner(&dir)?;
     let mut parts = Path::new(file).components().peekable();
     while let Some(Component::Normal(part)) = parts.next() {
         if parts.peek().is_none() {
-            return made.file(dir.as_fd(), part, text);
+            return match made.file(dir.as_fd(), part)? {
+                Some(file) => written(file, text, to).map(|()| true),
+                None => Ok(false),
+            };
         }
-        made.directory(dir.as_fd(), part)?;
+        let is_new = made.directory(dir.as_fd(), part)?;
         dir = openat(dir.as_fd(), part, DIRECTORY, Mode::empty())?;
+        if is_new {
+            give(dir.as_fd(), to)?;
+        }
     }
     Err(io::ErrorKind::InvalidInput.into())
+}
+
+/// A user and a group that files are given to.
+type Owner = (Uid, Gid);
+
+/// Returns whom root gives the files in `home` to: inside, the owner of a workspace is the agent, and root's
+/// own files would be nobody's. Others can give nothing away, and their agents run as themselves.
+fn owner(home: &OwnedFd) -> io::Result<Option<Owner>> {
+    let found = fstat(home)?;
+    Ok(geteuid().is_root().then(|| (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid))))
+}
+
+fn written(mut file: File, text: &str, to: Option<Owner>) -> io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    give(file.as_fd(), to)?;
+    file.sync_all()
+}
+
+/// Gives away what was just made. Only what still is root's: an agent that uses the workspace may have put
+/// something else in its place.
+fn give(made: BorrowedFd<'_>, to: Option<Owner>) -> io::Result<()> {
+    match to {
+        Some((uid, gid)) if fstat(made)?.st_uid == 0 => Ok(fchown(made, Some(uid), Some(gid))?),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
