@@ -98,6 +98,16 @@ fn counts(bytes: &[u8]) -> Result<usize, SnapshotError> {
     })
 }
 
+/// Spells a text of the file's maker so that it can't end its quotes, or look like something else.
+fn spelt(text: &str) -> String {
+    let plain = |c: char| match c {
+        '"' | '`' => c.escape_unicode().to_string(),
+        ' '..='~' => c.to_string(),
+        c => c.escape_unicode().to_string(),
+    };
+    text.chars().map(plain).collect()
+}
+
 fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {
     let kept: Kept = serde_json::from_slice(bytes)
         .map_err(|e| SnapshotError::Refused(format!("its approvals can't be read: {e}")))?;
@@ -111,12 +121,12 @@ fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {
         .map(|(asked, rule)| {
             let method = rule.method.as_ref().unwrap_or(&asked.method);
             let path = rule.path.as_ref().unwrap_or(&asked.path);
-            let line = format!("{method} {}:{}{path} by {}", asked.host, asked.port, asked.binary);
-            let plain = |c: char| match c {
-                ' '..='~' => c.to_string(),
-                c => c.escape_unicode().to_string(),
-            };
-            line.chars().map(plain).collect()
+            format!(
+                "\"{}\" by \"{}\" (sha256 {})",
+                spelt(&format!("{method} {}:{}{path}", asked.host, asked.port)),
+                spelt(&asked.binary),
+                spelt(&asked.sha256)
+            )
         })
         .collect();
     let too_much =

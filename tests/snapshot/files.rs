@@ -64,10 +64,11 @@ pub fn approvals_are_shown_whole_and_what_they_open_first(stage: &Stage) -> Resu
     let lines = check["approvals"].as_array().cloned().unwrap_or_default();
     ensure!(lines.len() == 250, "{}", lines.len());
     let spelt = path(1).replace('\u{1b}', "\\u{1b}");
-    ensure!(lines[0] == format!("GET api.bed.test:443{spelt} by {binary}").as_str(), "{}", lines[0]);
+    let whole = format!("\"GET api.bed.test:443{spelt}\" by \"{binary}\" (sha256 0)");
+    ensure!(lines[0] == whole.as_str(), "{}", lines[0]);
     let told = stage.call(&["restore", "--check", &file])?.expect_code(0)?.out();
     ensure!(
-        told.contains("GET api.bed.test:443/1/ppp") && told.contains("(cut: --json has all of it)"),
+        told.contains("\"GET api.bed.test:443/1/ppp") && told.contains("(cut: --json has all of it)"),
         "{told}"
     );
     ensure!(!told.contains('\u{1b}') && told.lines().all(|line| line.len() < 300), "{told}");

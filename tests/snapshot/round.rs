@@ -135,7 +135,7 @@ pub fn approvals_for_good_come_only_by_the_operators_word(stage: &Stage) -> Resu
     let (_, text) = file(stage, "one.cofferdam");
     stage.call(&["snapshot", &name, &text])?.expect_code(0)?;
     let told = stage.call(&["restore", "--check", &text])?.expect_code(0)?.out();
-    ensure!(told.contains(&format!("GET api.bed.test:443/{mark} by {curl}")), "{told}");
+    ensure!(told.contains(&format!("\"GET api.bed.test:443/{mark}\" by \"{curl}\" (sha256 ")), "{told}");
     let of = |word: &str| format!("{}-{word}", stage.name());
     let refused = stage.call(&["restore", &text, "--name", &of("none")])?.expect_code(125)?.err();
     ensure!(
