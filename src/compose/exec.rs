@@ -142,9 +142,10 @@ impl Exec {
         .await;
     }
 
-    /// What the names of this supervisor's sessions begin with in init's table.
+    /// What the names of this supervisor's sessions begin with in init's table. No agent can have one: the
+    /// names of agents have no dots.
     fn prefix(&self) -> String {
-        format!("exec-{}-", self.supervisor)
+        format!("exec.{}.", self.supervisor)
     }
 
     async fn spawn(&self, request: &ExecRequest) -> Result<Started, Fault> {
