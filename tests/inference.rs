@@ -156,12 +156,19 @@ const BODY: &str = r#"{"model":"near","messages":[{"role":"user","content":"by h
 
 fn plain_http_and_curl(stage: &Stage) -> Result<()> {
     let curl = program("curl")?;
-    for scheme in ["https", "http"] {
+    for (scheme, port) in [("https", 443), ("http", 80)] {
         let url = format!("{scheme}://inference.local/v1/chat/completions");
         let run =
             [&curl, "-sSf", "--max-time", "60", "-H", "content-type: application/json", "-d", BODY, &url];
         let done = ask(stage, &format!("by-{scheme}"), &run.map(|s| s as &str))?.expect_code(0)?;
         ensure!(done.out().contains("You said: by hand"), "{}", done.out());
+        // A refusal names what was asked.
+        let other = BODY.replace("near", "no-such-model");
+        let run =
+            [&curl, "-s", "--max-time", "60", "-H", "content-type: application/json", "-d", &other, &url];
+        let done = ask(stage, &format!("refused-{scheme}"), &run.map(|s| s as &str))?.expect_code(0)?;
+        let answer: serde_json::Value = serde_json::from_str(&done.out())?;
+        ensure!(answer["host"] == "inference.local" && answer["port"] == port, "{answer}");
     }
     Ok(())
 }

@@ -22,14 +22,18 @@ pub(crate) async fn serve(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response
     outcome::request_allowed(&*conn.deps.journal, known, &permitted, started.elapsed())?;
     let ledger = Ledger::open(conn, known, started, turn);
     clean(&mut parts.headers);
+    let authority = authority(permitted.granted().destination(), exchange.tls);
+    let place =
+        format!("{}://{authority}{}", if exchange.tls { "https" } else { "http" }, exchange.path.as_str());
+    // In absolute form: the gateway's answers name the host and the port that were asked.
     let target = match exchange.query.as_str() {
-        Some(query) => format!("{}?{query}", exchange.path.as_str()),
-        None => exchange.path.as_str().to_owned(),
+        Some(query) => format!("{place}?{query}"),
+        None => place,
     };
     parts.uri =
         Uri::try_from(target).map_err(|_| Refusal::BadRequest("the target fits no request".to_owned()))?;
     parts.version = Version::HTTP_11;
-    if let Ok(host) = HeaderValue::from_str(&authority(permitted.granted().destination(), exchange.tls)) {
+    if let Ok(host) = HeaderValue::from_str(&authority) {
         parts.headers.insert(header::HOST, host);
     }
     parts.extensions.clear();
