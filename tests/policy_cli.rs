@@ -188,6 +188,17 @@ fn explain_names_the_rule_and_the_nearest(stage: &Stage) -> Result<()> {
         let refused = stage.call(&asked)?.expect_code(125)?.err();
         ensure!(refused.contains("by their paths") && refused.contains("/usr/bin/"), "{refused}");
     }
+    for (odd, mend) in [
+        ("", "name a program by its path"),
+        ("/usr/bin//gh", "write /usr/bin/gh"),
+        ("/usr/bin/gh/", "write /usr/bin/gh"),
+        ("/usr/./bin/gh", "write /usr/bin/gh"),
+        ("/usr/bin/../bin/gh", "a program's path has no"),
+    ] {
+        let asked = [&binary[..4], &["--binary", odd, "GET", "https://api.github.com/user"]].concat();
+        let refused = stage.call(&asked)?.expect_code(125)?.err();
+        ensure!(refused.contains(mend), "{odd}: {refused}");
+    }
     let get = stage.call(&[&binary[..], &["https://api.github.com/user"]].concat())?;
     ensure!(get.out().starts_with("ALLOWED  GET "), "{}", get.out());
     // A second resource that a header names is judged as the proxy would judge it.

@@ -1,7 +1,7 @@
 //! `cofferdam policy`: check, explain, diff, schema and presets need no sandbox; show and set need a running
 //! one.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use http::{HeaderName, HeaderValue};
 use operator::Code;
@@ -189,8 +189,25 @@ fn judge_mend(question: &Question, explanation: &mut Explanation) {
 /// Refuses a program that isn't named by its path: the policy knows programs by nothing else, so that the
 /// answer would be about a program that there is not.
 fn require_path(option: &str, program: &str) -> Result<(), Failure> {
+    if program.is_empty() {
+        return Err(Failure::refused(format!("{option}: name a program by its path, like /usr/bin/curl")));
+    }
     if program.starts_with('/') {
-        return Ok(());
+        // Programs are identified by such paths alone: another spelling would be another program's.
+        let plain: PathBuf = Path::new(program).components().collect();
+        let leads_up = plain.components().any(|part| part == Component::ParentDir);
+        return match plain.as_os_str() == program && !leads_up {
+            true => Ok(()),
+            false => Err(Failure::refused(format!(
+                "{option} {}: a program's path has no `//`, `.`, `..` or slash at its end{}",
+                one_line(program),
+                if leads_up {
+                    String::new()
+                } else {
+                    format!(": write {}", one_line(&plain.display().to_string()))
+                }
+            ))),
+        };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = outside::find(program.as_ref(), &path);

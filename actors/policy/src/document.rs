@@ -52,12 +52,18 @@ fn line(out: &mut String, indent: usize, text: impl std::fmt::Display) {
 /// Text in YAML's double quotes, in which YAML accepts JSON's escapes.
 #[must_use]
 pub fn quoted(text: &str) -> String {
-    let mut json = serde_json::Value::from(text).to_string();
-    // JSON leaves these as they are, and YAML takes them for the end of a line (YAML 1.1, section 4.2).
-    for (c, escape) in [('\u{85}', "\\u0085"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")] {
-        json = json.replace(c, escape);
-    }
-    json
+    let json = serde_json::Value::from(text).to_string();
+    // JSON leaves these as they are. YAML takes some for the end of a line (YAML 1.1, section 4.2), and
+    // others aren't printable for it (section 5.1).
+    let is_kept = |c: char| !matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}');
+    json.chars().fold(String::with_capacity(json.len()), |mut out, c| {
+        if is_kept(c) {
+            out.push(c);
+        } else {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        }
+        out
+    })
 }
 
 fn paths(out: &mut String, name: &str, rules: &[PathRule]) {

@@ -16,6 +16,8 @@ use crate::failure::Outcome;
 
 /// Runs a `provider` command.
 pub fn provider(command: &ProviderCommand) -> Outcome {
+    // Keys may be in this process's memory.
+    agent::own::no_core_files()?;
     match command {
         ProviderCommand::List { file, json } => list::list(file.as_deref(), *json),
         ProviderCommand::Detect { port, json } => detect::detect(port, *json),
