@@ -223,7 +223,9 @@ impl Heart {
             // One whose buffer is full reads nothing: that counts as silence.
             Due::Ping => drop(running.wire.send(&ToSupervisor::Ping, &[], Some(Duration::ZERO))),
             Due::Kill => {
-                fault("the supervisor hangs: it is killed, so that another can follow");
+                let threads = children::threads_in_words(running.child.pid);
+                let threads = threads.map(|told| format!(" ({told})")).unwrap_or_default();
+                fault(&format!("the supervisor hangs{threads}: it is killed, so that another can follow"));
                 running.child.kill();
             }
             Due::GoOnWithout => {
