@@ -95,9 +95,32 @@ pub fn print(text: &str) -> io::Result<()> {
 /// The error says what could not be written: the kernel's own words would leave one to guess, where the
 /// command itself writes no file. Its kind stays, since a reader that has seen enough is no failure.
 fn put(mut out: impl Write, text: &str) -> io::Result<()> {
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| io::Error::new(error.kind(), format!("standard output can't be written: {error}")))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(unwritable)
+}
+
+fn unwritable(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output can't be written: {error}"))
+}
+
+/// Standard output, whose errors say that it is what can't be written.
+#[derive(Debug)]
+pub struct Out(io::Stdout);
+
+impl Out {
+    /// Of this process.
+    pub fn new() -> Self {
+        Self(io::stdout())
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(unwritable)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(unwritable)
+    }
 }
 
 /// Prints a value as indented JSON on standard output, in ASCII, so that an agent's text in it can't affect a

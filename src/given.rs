@@ -3,12 +3,26 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 
 /// Bytes of a file of certificates at most: twenty times the size of the bundles that systems ship.
 const CERTIFICATES_MAX: u64 = 4 << 20;
+
+/// Returns a path made absolute, so that it holds in any working directory.
+///
+/// # Errors
+/// It is empty, or relative to a working directory that is gone.
+pub fn lasting(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => Failure::refused(format!(
+            "{}: this shell's working directory is gone: `cd` to one that is there, or give a path that begins with /",
+            path.display()
+        )),
+        _ => Failure::from(e),
+    })
+}
 
 /// Reads a file of at most `max` bytes. `mend` is the remedy to suggest if there is no such file.
 ///

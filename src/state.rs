@@ -39,6 +39,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials, sockopt::PeerPidfd}
 use nix::unistd::Pid;
 
 use crate::failure::Failure;
+use crate::given::lasting;
 pub use crate::name::Name;
 use crate::users;
 
@@ -55,7 +56,7 @@ impl Root {
     pub fn locate(given: Option<&Path>) -> Result<Self, Failure> {
         // A variable that is set to the empty string names no directory.
         if let Some(dir) = given.filter(|dir| !dir.as_os_str().is_empty()) {
-            return std::path::absolute(dir).map(Self).map_err(Failure::from);
+            return lasting(dir).map(Self);
         }
         if nix::unistd::geteuid().is_root() {
             return Ok(Self("/var/lib/cofferdam".into()));

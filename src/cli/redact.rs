@@ -6,6 +6,7 @@ use std::io;
 use redactor::{Redactor, SharedRedactor, stream};
 
 use crate::cli::args::RedactArgs;
+use crate::console::Out;
 use crate::failure::{Failure, Outcome};
 use crate::given::is_stdin;
 
@@ -14,7 +15,7 @@ pub fn redact(args: &RedactArgs) -> Outcome {
     let redactor = Redactor::new(std::iter::empty::<(&str, redactor::Secret)>())
         .map_err(|e| Failure::refused(e.to_string()))?;
     let redactor = SharedRedactor::new(redactor);
-    let output = io::stdout();
+    let output = Out::new();
     match args.file.as_ref().filter(|file| !is_stdin(file)) {
         Some(path) => {
             let told = |why: String| {

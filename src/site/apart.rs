@@ -9,6 +9,7 @@ use agent::isolation::links;
 use agent::isolation::shown::Place;
 
 use crate::failure::Failure;
+use crate::given::lasting;
 
 /// The files to keep apart from a sandbox's agents, by absolute paths, for every cage that it will have.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ fn place_of<'a>(
     file: &Path,
     places: impl Iterator<Item = &'a Place> + Clone,
 ) -> Result<Option<&'a Path>, Failure> {
-    let file = std::path::absolute(file)?;
+    let file = lasting(file)?;
     Ok(links::steps(&file).find_map(|way| {
         let mut real = way.ancestors().filter_map(|part| fs::canonicalize(part).ok());
         real.find_map(|part| places.clone().find(|place| part.starts_with(&place.path)))

@@ -56,14 +56,6 @@ impl Site {
     }
 }
 
-/// Returns a path made absolute, so that it holds in any working directory.
-///
-/// # Errors
-/// Without a working directory.
-pub fn lasting(path: &Path) -> Result<PathBuf, Failure> {
-    Ok(std::path::absolute(path)?)
-}
-
 /// Sets the policy's paths and ports in the plan and, if another root is `named`, that root and the directory
 /// that keeps agents' changes to it.
 ///

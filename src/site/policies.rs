@@ -76,7 +76,7 @@ fn watched(path: &Path) -> Result<Option<PathBuf>, Failure> {
     if given::is_descriptor(path) {
         return Ok(None);
     }
-    Ok(Some(std::path::absolute(path)?))
+    given::lasting(path).map(Some)
 }
 
 /// Reads a policy file of up to [`FILE_MAX`] bytes.

@@ -4,9 +4,9 @@ use agent::isolation::shown::Place;
 
 use crate::console::warn;
 use crate::failure::Failure;
+use crate::given::lasting;
 use crate::plan::Mode;
 use crate::site::apart::{Apart, is_changeable, lies_within};
-use crate::site::lasting;
 use crate::start::{Wanted, secrets};
 
 /// The policy's own file, as messages call it.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
-use crate::site::lasting;
+use crate::given::lasting;
 use crate::start::Wanted;
 use crate::state::Root;
 

@@ -36,7 +36,7 @@ use crate::config::{self, Forward};
 use crate::console::LogFormat;
 use crate::console::warn;
 use crate::failure::{Failure, Outcome};
-use crate::given;
+use crate::given::{self, lasting};
 use crate::heart::{self, Prepared};
 use crate::ids;
 use crate::kept;
@@ -46,7 +46,7 @@ use crate::site;
 use crate::site::apart::Apart;
 use crate::site::other_root::Chosen;
 use crate::site::overlay::Changes;
-use crate::site::{Site, lasting, places, policies, reach};
+use crate::site::{Site, places, policies, reach};
 use crate::state::{BUILD_SOCKET, Claim, Name, Root, files};
 use crate::steps::Steps;
 

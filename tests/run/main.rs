@@ -23,7 +23,7 @@ use nix::sys::signal::Signal;
 use common::{COFFERDAM, START, policy_file, workspace};
 use refusals::{
     a_program_in_a_home_is_told_of, a_refused_start_spoils_no_name, a_service_without_its_program_is_refused,
-    refusals_are_one_line_with_a_mend,
+    a_working_directory_that_is_gone_is_named, refusals_are_one_line_with_a_mend,
 };
 
 fn main() -> ExitCode {
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             refusals_are_one_line_with_a_mend,
             what_is_typed_goes_before_the_file,
             a_refused_start_spoils_no_name,
+            a_working_directory_that_is_gone_is_named,
             what_was_refused_is_told_at_the_end,
             stdout_is_the_agents_alone,
             big_binary_output_comes_whole,
@@ -350,6 +351,17 @@ fn output_that_does_not_arrive_is_a_failure(stage: &Stage) -> Result<()> {
         command.args(["run", "--", "sh", "-c", script]);
         let done = finish(command, PATIENCE)?.expect_code(code)?;
         ensure!(code == 0 || done.err().contains("No space left on device"), "{}", done.err());
+    }
+    let sandbox = common::Sandbox::start(stage, &[], &["sh", "-c", "echo up; exec sleep 600"], "up")?;
+    for args in [&["exec", &sandbox.name, "--", "echo", "lost"][..], &["redact"]] {
+        let mut command = stage.command("/bin/sh");
+        command.env("COFFERDAM_STATE", stage.state());
+        command.args(["-c", "echo lost | \"$0\" \"$@\" >/dev/full"]).arg(stage.binary()).args(args);
+        let said = finish(command, PATIENCE)?.expect_code(125)?.err();
+        ensure!(
+            said.contains("can't be written") && said.contains("No space left on device"),
+            "{args:?}: {said}"
+        );
     }
     Ok(())
 }

@@ -90,6 +90,16 @@ pub fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
 
 /// Paths that can't be recorded are refused by name, and a refused start leaves nothing that a later one
 /// trips over.
+pub fn a_working_directory_that_is_gone_is_named(stage: &Stage) -> Result<()> {
+    let mut command = stage.command("/bin/sh");
+    command.env("COFFERDAM_STATE", stage.state()).current_dir(stage.dir().join("home"));
+    let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" run --workspace . -- true";
+    command.args(["-c", script]).arg(stage.binary());
+    let said = finish(command, PATIENCE)?.expect_code(125)?.err();
+    ensure!(said.contains("this shell's working directory is gone"), "{said}");
+    Ok(())
+}
+
 pub fn a_refused_start_spoils_no_name(stage: &Stage) -> Result<()> {
     use std::ffi::{OsStr, OsString};
     let odd = stage.dir().join(OsStr::from_bytes(b"b\xff d"));

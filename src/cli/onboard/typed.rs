@@ -12,6 +12,7 @@ use crate::cli::args::OnboardArgs;
 use crate::cli::provider::detect::{self, Offer};
 use crate::console::as_word;
 use crate::failure::Failure;
+use crate::given::lasting;
 use crate::name::Name;
 use crate::site::policies::{self, Choice};
 
@@ -125,7 +126,7 @@ pub fn from_file(file: &Path, typed: &Path) -> Result<PathBuf, Failure> {
         let is_plain = matches!(typed.components().next(), Some(Component::Normal(_)));
         return Ok(if is_plain { Path::new(".").join(typed) } else { typed.to_owned() });
     }
-    Ok(std::path::absolute(typed)?)
+    lasting(typed)
 }
 
 /// Returns a warning if a command's program won't be found inside, as far as that can be seen from here: not

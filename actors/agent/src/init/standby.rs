@@ -252,7 +252,7 @@ fn live(
         own::settle_as_inits_child().map_err(|e| ("init's own filter", e))?;
     }
     let program = take_part(line)?;
-    std::env::set_current_dir(program.cwd()).map_err(|e| ("chdir", e))?;
+    std::env::set_current_dir(program.cwd()).map_err(|e| ("entering its working directory", e))?;
     Err(Stuck::Exec(program.execute()))
 }
 

@@ -143,7 +143,7 @@ impl<W: AsyncWrite + Unpin> Outlet<W> {
                     self.closed = Some(Instant::now());
                     drop(back.send(Back::SigPipe));
                 }
-                done => done.map_err(ClientError::Local)?,
+                done => done.map_err(|e| ClientError::Local(unwritable(e)))?,
             }
         }
         Ok(self)
@@ -158,6 +158,11 @@ impl<W: AsyncWrite + Unpin> Outlet<W> {
     fn is_in_vain(&self) -> bool {
         self.closed.is_some_and(|since| since.elapsed() >= AFTER_SIGPIPE)
     }
+}
+
+/// Says what failed, where the kernel only says why.
+fn unwritable(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the process's output can't be written here: {error}"))
 }
 
 /// Sends input and controls. Returns only if the connection is lost: the process's end is noticed by
