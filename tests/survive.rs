@@ -67,6 +67,7 @@ fn main() -> ExitCode {
             crash_needs_permission,
             an_agent_that_stays_down_is_told,
             a_stop_is_heard_out_and_can_be_cut_short,
+            a_stop_outlives_the_actor_that_carries_it_out,
             an_agent_that_is_silent_is_started_again,
         ],
     )
@@ -441,6 +442,24 @@ fn a_stop_is_heard_out_and_can_be_cut_short(stage: &Stage) -> Result<()> {
     heart.finish(PATIENCE)?.expect_code(130)?;
     let forced = [("kind", "sandbox"), ("change", "stopped"), ("detail", "ended by force")];
     common::ensure_audited(stage, &name, &forced)
+}
+
+/// The agent is deaf, and its actor fails within the grace: the next incarnation ends it.
+fn a_stop_outlives_the_actor_that_carries_it_out(stage: &Stage) -> Result<()> {
+    let script = "trap 'echo told' TERM; echo up; while :; do sleep 0.1; done";
+    let mut sandbox = Sandbox::start(stage, &["--allow-fault-injection"], &["sh", "-c", script], "up")?;
+    let status = sandbox.status()?;
+    let actor = format!("agents/{}", status["agents"][0]["name"].as_str().context("no agent")?);
+    let stop = stage.start(stage.cofferdam(["stop", &sandbox.name, "--grace", "3s"]))?;
+    sandbox.heart().wait_for("told", PATIENCE)?;
+    sandbox.crash(&actor)?;
+    stop.finish(PATIENCE)?.expect_code(0)?;
+    let forced = [("kind", "sandbox"), ("change", "stopped"), ("detail", "ended by force")];
+    let records = sandbox.audit()?;
+    ensure!(!records.iter().any(|record| record_has(record, &forced)), "the grace was forgotten");
+    let killed = [("kind", "agent"), ("change", "stopped")];
+    ensure!(records.iter().any(|record| record_has(record, &killed)), "its end is not on record");
+    Ok(())
 }
 
 /// A server that answers until the workspace holds `hang`, then never again; on SIGTERM it exits with 0.

@@ -19,11 +19,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use redactor::Streams;
 use redactor::pump::{AgentLog, LogLimits};
 use supervision::{
-    Address, Backoff, Beyond, ChildSpec, Event as Happened, Intensity, Report, Restart, Supervisor,
+    Address, Backoff, Beyond, CallError, ChildSpec, Event as Happened, Intensity, Report, Restart, Supervisor,
 };
 use telemetry::audit::{AgentChange, Event, Sink, Text};
 use telemetry::metrics;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::handover::{Handover, HeartLine};
 use super::records::record;
@@ -37,6 +38,9 @@ pub use condition::Condition;
 use condition::Program;
 pub(super) use condition::mend;
 use output::Output;
+
+/// How long an agent's end may take beyond its grace.
+const END_SLACK: Duration = Duration::from_secs(2);
 
 /// One agent as the rest of the supervisor sees it.
 #[derive(Clone)]
@@ -62,6 +66,22 @@ impl Agent {
             std::future::pending::<()>().await;
         }
         Arc::clone(&self.name)
+    }
+}
+
+impl Agent {
+    /// Ends the process: SIGTERM, and SIGKILL after the grace. Waits until it is over, a little longer than
+    /// the grace.
+    async fn end(&self, grace: Duration) {
+        let kill_at = Instant::now() + grace;
+        loop {
+            // The actor that follows one that failed meanwhile adopts the process, and knows of no grace.
+            let grace = kill_at.saturating_duration_since(Instant::now());
+            let stop = self.address.call(|reply| Msg::Stop { grace, again: false, reply }, grace + END_SLACK);
+            if !matches!(stop.await, Err(CallError::Lost { .. })) {
+                return;
+            }
+        }
     }
 }
 
@@ -305,11 +325,10 @@ impl Agents {
     /// its restart is removed from the tree instead. Afterwards all agents count as over: a stop must
     /// complete, whatever state an actor is in.
     pub async fn stop(&self, grace: Duration, tree: Option<&Supervisor>) {
-        let deadline = grace + Duration::from_secs(2);
         let stops = self.iter().map(|agent| async move {
             let now = agent.condition.borrow().clone();
             if now.pid.is_some() {
-                let _ = agent.address.call(|reply| Msg::Stop { grace, again: false, reply }, deadline).await;
+                agent.end(grace).await;
             } else if let Some(tree) = tree.filter(|_| !now.over) {
                 let _ = tree.remove_child(&format!("agents/{}", agent.name)).await;
             }
