@@ -39,6 +39,9 @@ def set_project(path, project):
         os.close(fd)
 
 
+# An ordinary user's own directories lie below /home, and one of them is lent: then its parents are there.
+HOMES = "/srv" if ARGS["lent"].startswith("/home/") else "/home"
+
 # Not there -----------------------------------------------------------------------------------------------------------
 control("read /etc/passwd", "the reduced /etc has what programs need", lambda: read("/etc/passwd"))
 control("read a program", "what the policy shows is there", lambda: read("/usr/bin/env"))
@@ -46,7 +49,7 @@ for path, why in [
     ("/etc/shadow", "password hashes"), ("/etc/gshadow", "group passwords"), ("/etc/ssh", "host keys"),
     ("/etc/sudoers", "who may become root"),
     ("/etc/cron.d", "programs that root runs"), ("/etc/ssl/private", "private keys"),
-    ("/root", "root's home"), ("/home", "everybody's homes"), ("/boot", "the kernel's image and initrd"),
+    ("/root", "root's home"), (HOMES, "everybody's homes"), ("/boot", "the kernel's image and initrd"),
     ("/mnt", "other disks"), ("/media", "other disks"), ("/run/user", "session sockets: D-Bus, Wayland, keyring"),
     ("/run/dbus/system_bus_socket", "systemd at the other end"), ("/run/docker.sock", "root on the host"),
     ("/run/containerd", "root on the host"), ("/run/systemd", "systemd's private socket"), ("/var/lib/docker", "other containers"),
@@ -60,8 +63,8 @@ for key in ("home", "state", "stage", "workspace"):
         attack("list the operator's " + key, ENOENT, "the operator's files by their own path", lambda: os.listdir(ARGS[key]))
 attack("read what no rule names", EACCES, "mode and mounts let it pass: only Landlock stands here", lambda: open("/run/landlock-witness").close())
 control("list the root directory", "what the policy shows may be seen", lambda: os.listdir("/"))
-attack("go above the root", ENOENT, "`..` of the root is the root", lambda: os.stat("/../../../home"))
-attack("the root by /proc/self/root", ENOENT, "it must be the sandbox's own root", lambda: os.stat("/proc/self/root/home"))
+attack("go above the root", ENOENT, "`..` of the root is the root", lambda: os.stat("/../../.." + HOMES))
+attack("the root by /proc/self/root", ENOENT, "it must be the sandbox's own root", lambda: os.stat("/proc/self/root" + HOMES))
 attack("the root by init's", EACCES, "init's root and mounts would be a second view", lambda: os.listdir("/proc/1/root"))
 attack("the directory by init's", EACCES, "init's working directory may lie elsewhere", lambda: os.listdir("/proc/1/cwd"))
 
