@@ -16,6 +16,8 @@ const TRIES: usize = 20;
 pub struct Person<R, W> {
     from: R,
     to: W,
+    /// What follows where no answer can be had, as the rest of a sentence.
+    otherwise: String,
 }
 
 /// Whether somebody is there to ask: standard input and standard error are terminals.
@@ -24,16 +26,20 @@ pub fn somebody_is_there() -> bool {
 }
 
 impl Person<StdinLock<'static>, StderrLock<'static>> {
-    /// The person at the terminal.
-    pub fn at_the_terminal() -> Self {
-        Self::new(io::stdin().lock(), io::stderr().lock())
+    /// The person at the terminal. `otherwise` says what follows where no answer can be had.
+    pub fn at_the_terminal(otherwise: impl Into<String>) -> Self {
+        Self::new(io::stdin().lock(), io::stderr().lock(), otherwise)
     }
 }
 
 impl<R: BufRead, W: Write> Person<R, W> {
     /// The person whose answers are read from `from`, and who reads `to`.
-    pub fn new(from: R, to: W) -> Self {
-        Self { from, to }
+    pub fn new(from: R, to: W, otherwise: impl Into<String>) -> Self {
+        Self { from, to, otherwise: otherwise.into() }
+    }
+
+    fn gives_up(&self, why: &str) -> Failure {
+        Failure::refused(format!("{why}; {}", self.otherwise))
     }
 
     /// Prints a line.
@@ -66,7 +72,7 @@ impl<R: BufRead, W: Write> Person<R, W> {
                 Err(why) => self.tell(&format!("  {why}"))?,
             }
         }
-        Err(Failure::refused("too many invalid answers; nothing was written"))
+        Err(self.gives_up("too many invalid answers"))
     }
 
     /// Asks for yes or no. An empty answer stands for `default`.
@@ -133,13 +139,12 @@ impl<R: BufRead, W: Write> Person<R, W> {
         let mut line = Vec::new();
         let read = io::Read::take(&mut self.from, LINE_MAX).read_until(b'\n', &mut line)?;
         if read == 0 {
-            return Err(Failure::refused("the answers ended before the last question; nothing was written"));
+            return Err(self.gives_up("the answers ended before the last question"));
         }
         if line.pop() != Some(b'\n') {
-            return Err(Failure::refused("an answer is longer than a line can be; nothing was written"));
+            return Err(self.gives_up("an answer is longer than a line can be"));
         }
-        let line = String::from_utf8(line)
-            .map_err(|_| Failure::refused("an answer is not UTF-8; nothing was written"))?;
+        let line = String::from_utf8(line).map_err(|_| self.gives_up("an answer is not UTF-8"))?;
         Ok(line.trim().to_owned())
     }
 }
@@ -155,7 +160,7 @@ mod tests {
     use super::*;
 
     fn person(answers: &str) -> Person<&[u8], Vec<u8>> {
-        Person::new(answers.as_bytes(), Vec::new())
+        Person::new(answers.as_bytes(), Vec::new(), "all stays")
     }
 
     #[test]
@@ -175,7 +180,7 @@ mod tests {
     fn who_goes_away_or_never_answers_ends_it() {
         let ask =
             |answers: &str| person(answers).ask("q", "", |_| Err::<(), _>("no".into())).unwrap_err().message;
-        assert!(ask("").contains("ended"));
+        assert_eq!(ask(""), "the answers ended before the last question; all stays");
         assert!(ask(&"x\n".repeat(TRIES)).contains("too many invalid answers"));
         assert!(ask(&"x".repeat(5000)).contains("longer than a line"));
     }

@@ -40,5 +40,5 @@ fn is_wanted(root: &Root, name: &Name) -> Result<bool, Failure> {
     };
     let question =
         format!("remove '{name}' for good ({workspace}audit log, agents' output; {})?", dir.display());
-    Person::at_the_terminal().agrees(&question, false)
+    Person::at_the_terminal(format!("'{name}' stays")).agrees(&question, false)
 }

@@ -1,23 +1,26 @@
 //! Removing a stopped sandbox for good: everything in its directory, and the directory.
 //!
 //! Must never follow a link, go into another mount, or remove anything of a sandbox that runs. An
-//! interrupted removal leaves a sandbox that is still listed and can be removed again.
+//! interrupted removal leaves a sandbox that is still listed, has the same ids, and can be removed again.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use agent::mountinfo;
-use nix::dir::Dir;
+use nix::dir::{Dir, OwningIter};
 use nix::errno::Errno;
-use nix::fcntl::{openat, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::fcntl::openat;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::failure::Failure;
 use crate::kept::DIRECTORY;
 use crate::state::{Name, Root, files};
+
+/// Directories that are open at a time, from the deepest up; an agent makes deeper trees in a moment.
+const OPEN_MAX: usize = 32;
 
 impl Root {
     /// Removes the stopped sandbox of this name.
@@ -25,64 +28,164 @@ impl Root {
     /// # Errors
     /// There is none, it runs or is another user's, something is mounted in it, or the kernel's.
     pub fn remove(&self, name: &Name) -> Result<(), Failure> {
-        // Holds the name until all is gone.
         let claim = self.claim_stopped(name, "")?;
-        let dir = &claim.dir;
-        if let Some(place) = mounted_below(dir)? {
+        let dir = claim.dir.clone();
+        if let Some(place) = mounted_below(&dir)? {
             return Err(Failure::refused(format!(
                 "something is mounted at {}, and would be emptied: unmount it first",
                 place.display()
             )));
         }
-        empty(&claim.handle)
+        let handle = claim.handle.try_clone()?;
+        // Holds the name until all is gone. Once the lock file is, the name may be another's at once: nothing
+        // may be cleaned up by it then.
+        let (_lock, made) = claim.hand_over();
+        made.keep();
+        empty(&handle)
             .map_err(io::Error::from)
-            .and_then(|()| fs::remove_dir(dir))
+            .and_then(|()| match fs::remove_dir(&dir) {
+                // The name was free since the lock had gone, and a start has taken it.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                result => result,
+            })
             .map_err(|error| Failure::refused(format!("can't remove all of {}: {error}", dir.display())))
     }
 }
 
-/// Empties a sandbox's directory. The lock goes last, since what has no lock is no sandbox.
+/// What is removed last, in this order, if the rest could be: where its agents could leave links, and the ids
+/// that are theirs as long as their files are there. What has no lock is no sandbox.
+const LAST: [&str; 3] = [files::PLACES, files::IDS, files::LOCK];
+
+/// Empties a sandbox's directory.
 fn empty(dir: &File) -> nix::Result<()> {
-    for_each(dir, |entry| match entry.to_bytes() == files::LOCK.as_bytes() {
-        true => Ok(()),
-        false => remove(dir, entry),
-    })?;
-    unlinkat(dir, files::LOCK, UnlinkatFlags::NoRemoveDir)
+    for entry in Dir::openat(dir, ".", DIRECTORY, Mode::empty())?.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !is_dots(name) && !LAST.iter().any(|last| name.to_bytes() == last.as_bytes()) {
+            remove(dir, name)?;
+        }
+    }
+    LAST.iter().try_for_each(|last| match unlinkat(dir, *last, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::ENOENT) => Ok(()),
+        result => result,
+    })
 }
 
-/// Removes an entry of `dir` with all that is below it, however deep and whatever its modes say. A
-/// directory's own directories are moved up beside it first, so that neither paths nor open files grow with
-/// the depth.
+/// Removes an entry of `dir` with all that is below it, however deep and whatever its modes say.
 fn remove(dir: &File, name: &CStr) -> nix::Result<()> {
-    if !remove_unless_full(dir, name)? {
-        let moved = File::from(openat(dir, name, DIRECTORY, Mode::empty())?);
-        let mut number = 0_u64;
-        while !flatten(&moved, &mut number)? {}
-        unlinkat(dir, name, UnlinkatFlags::RemoveDir)?;
+    if remove_unless_full(dir, name)? {
+        return Ok(());
+    }
+    let mut way = vec![Full::enter(dir, name)?];
+    while let Some(mut deepest) = way.pop() {
+        if let Some(full) = deepest.next_full()? {
+            let below = Full::enter(&deepest.open()?.dir, &full)?;
+            way.extend([deepest, below]);
+            if let Some(above) = way.len().checked_sub(OPEN_MAX + 1).and_then(|n| way.get_mut(n)) {
+                above.open = None;
+            }
+            continue;
+        }
+        let parent = match way.last_mut() {
+            Some(above) => &above.open_from(&deepest)?.dir,
+            None => dir,
+        };
+        match unlinkat(parent, &*deepest.name, UnlinkatFlags::RemoveDir) {
+            // Something was added, or the kernel's list wasn't complete.
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) if deepest.has_shrunk => {
+                let again = Full::enter(parent, &deepest.name)?;
+                way.push(again);
+            }
+            result => result?,
+        }
     }
     Ok(())
 }
 
-/// Removes what is in `top` but directories that aren't empty, whose entries it moves up or removes. Returns
-/// whether `top` is empty.
-fn flatten(top: &File, number: &mut u64) -> nix::Result<bool> {
-    let mut is_empty = true;
-    for_each(top, |name| {
-        is_empty = false;
-        if remove_unless_full(top, name)? {
-            return Ok(());
-        }
-        let dir = File::from(openat(top, name, DIRECTORY, Mode::empty())?);
-        for_each(&dir, |below| match remove_unless_full(&dir, below)? {
-            true => Ok(()),
-            false => move_up(&dir, below, top, number),
-        })?;
-        unlinkat(top, name, UnlinkatFlags::RemoveDir)
-    })?;
-    Ok(is_empty)
+/// A directory on the way that isn't empty yet.
+struct Full {
+    name: CString,
+    /// Its device and inode.
+    id: (u64, u64),
+    /// `None` where too many others are open.
+    open: Option<Open>,
+    /// Whether anything was removed from it since it was entered.
+    has_shrunk: bool,
 }
 
-/// Removes an entry. Returns `false` if it is a directory that isn't empty; it can be read and moved then.
+struct Open {
+    dir: File,
+    entries: OwningIter,
+}
+
+impl Full {
+    /// Opens a directory, and makes it one that we can empty: agents make directories that keep out their
+    /// owner, and so does the kernel, beside the changes to another root (overlayfs.rst).
+    fn enter(within: &File, name: &CStr) -> nix::Result<Self> {
+        let dir = match openat(within, name, DIRECTORY, Mode::empty()) {
+            Err(Errno::EACCES) => {
+                fchmodat(within, name, Mode::S_IRWXU, FchmodatFlags::NoFollowSymlink)?;
+                openat(within, name, DIRECTORY, Mode::empty())?
+            }
+            opened => opened?,
+        };
+        let found = fstat(&dir)?;
+        let is_ours = found.st_uid == nix::unistd::geteuid().as_raw();
+        if is_ours && !Mode::from_bits_truncate(found.st_mode).contains(Mode::S_IRWXU) {
+            fchmod(&dir, Mode::S_IRWXU)?;
+        }
+        let open = Some(Open::new(dir.into())?);
+        Ok(Self { name: name.to_owned(), id: (found.st_dev, found.st_ino), open, has_shrunk: false })
+    }
+
+    fn open(&mut self) -> nix::Result<&mut Open> {
+        self.open.as_mut().ok_or(Errno::EBADF)
+    }
+
+    /// The same from the directory `below` it, by which it is found again if it was closed. It must be the
+    /// one that it was: a process that lives may have moved what lies below.
+    fn open_from(&mut self, below: &Self) -> nix::Result<&mut Open> {
+        if self.open.is_none() {
+            let below = below.open.as_ref().ok_or(Errno::EBADF)?;
+            let dir = openat(&below.dir, "..", DIRECTORY, Mode::empty())?;
+            let found = fstat(&dir)?;
+            if (found.st_dev, found.st_ino) != self.id {
+                return Err(Errno::ESTALE);
+            }
+            self.open = Some(Open::new(dir.into())?);
+        }
+        self.open()
+    }
+
+    /// Removes what is in it up to a directory that isn't empty, and returns that one's name.
+    fn next_full(&mut self) -> nix::Result<Option<CString>> {
+        let Some(Open { dir, entries }) = &mut self.open else { return Err(Errno::EBADF) };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if is_dots(name) {
+                continue;
+            }
+            if !remove_unless_full(dir, name)? {
+                // It will be gone, too.
+                self.has_shrunk = true;
+                return Ok(Some(name.to_owned()));
+            }
+            self.has_shrunk = true;
+        }
+        Ok(None)
+    }
+}
+
+impl Open {
+    fn new(dir: File) -> nix::Result<Self> {
+        let entries = Dir::openat(&dir, ".", DIRECTORY, Mode::empty())?.into_iter();
+        Ok(Self { dir, entries })
+    }
+}
+
+/// Removes an entry. Returns `false` if it is a directory that isn't empty. A place where something is
+/// mounted is an error (EBUSY), so that nobody goes into it.
 fn remove_unless_full(dir: &File, name: &CStr) -> nix::Result<bool> {
     match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
         // Of a link, not of its target.
@@ -92,38 +195,13 @@ fn remove_unless_full(dir: &File, name: &CStr) -> nix::Result<bool> {
     }
     match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
         Ok(()) => Ok(true),
-        Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
-            // Agents make directories that keep out their owner, and so does the kernel, beside the changes
-            // to another root (overlayfs.rst).
-            fchmodat(dir, name, Mode::S_IRWXU, FchmodatFlags::NoFollowSymlink)?;
-            Ok(false)
-        }
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(false),
         Err(other) => Err(other),
     }
 }
 
-fn move_up(from: &File, name: &CStr, top: &File, number: &mut u64) -> nix::Result<()> {
-    loop {
-        let free = format!("{number}");
-        // An empty directory of that name is replaced, which removes it.
-        match renameat(from, name, top, free.as_str()) {
-            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => *number += 1,
-            result => return result,
-        }
-    }
-}
-
-/// Does this with every name in a directory. What is removed or added meanwhile may be among them or not.
-fn for_each(dir: &File, mut act: impl FnMut(&CStr) -> nix::Result<()>) -> nix::Result<()> {
-    let mut entries = Dir::openat(dir, ".", DIRECTORY, Mode::empty())?;
-    for entry in entries.iter() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != c"." && name != c".." {
-            act(name)?;
-        }
-    }
-    Ok(())
+fn is_dots(name: &CStr) -> bool {
+    name == c"." || name == c".."
 }
 
 /// Returns a place below `dir`, or `dir` itself, at which something is mounted in our view.
@@ -179,6 +257,53 @@ mod tests {
         let again = root.remove(&name).unwrap_err().message;
         assert!(again.contains("there is no sandbox named 'one'"), "{again}");
         assert!(!dir.exists(), "looking for it made it");
+    }
+
+    /// What was closed on the way down is found again on the way up, and read anew.
+    #[test]
+    fn width_and_depth_together_are_no_obstacle() {
+        let place = tempfile::tempdir().unwrap();
+        let chain = |n: usize| (0..OPEN_MAX + 3).map(move |level| format!("{n}-{level}"));
+        for n in 0..20 {
+            let way: PathBuf = chain(n).collect();
+            let deep = place.path().join("top/side").join(way);
+            fs::create_dir_all(&deep).unwrap();
+            for file in 0..3 {
+                fs::write(deep.join(format!("{file}")), "").unwrap();
+                fs::write(deep.parent().unwrap().join(format!("{file}")), "").unwrap();
+            }
+        }
+        for closed in [0o000, 0o200, 0o400, 0o600] {
+            let dir = place.path().join(format!("top/{closed:o}"));
+            fs::create_dir_all(dir.join("sub/sub")).unwrap();
+            for dir in [dir.join("sub"), dir] {
+                nix::sys::stat::fchmodat(
+                    nix::fcntl::AT_FDCWD,
+                    &dir,
+                    Mode::from_bits_truncate(closed),
+                    FchmodatFlags::FollowSymlink,
+                )
+                .unwrap();
+            }
+        }
+        remove(&File::open(place.path()).unwrap(), c"top").unwrap();
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    /// The way up leads to the directory that was entered, or nowhere.
+    #[test]
+    fn what_was_moved_meanwhile_leads_nowhere_else() {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir_all(place.path().join("one/below")).unwrap();
+        fs::create_dir_all(place.path().join("other/kept")).unwrap();
+        let top = File::open(place.path()).unwrap();
+        let mut one = Full::enter(&top, c"one").unwrap();
+        let below = Full::enter(&one.open().unwrap().dir, c"below").unwrap();
+        one.open = None;
+        assert!(one.open_from(&below).is_ok());
+        one.open = None;
+        fs::rename(place.path().join("one/below"), place.path().join("other/below")).unwrap();
+        assert_eq!(one.open_from(&below).err(), Some(Errno::ESTALE));
     }
 
     /// An agent makes in a moment what no path reaches and what takes more open files than there may be.

@@ -54,7 +54,7 @@ pub(super) fn onboard(place: &Place, args: &OnboardArgs) -> Outcome {
         return Err(write::is_there(&args.file));
     }
     strict_can_start()?;
-    let mut person = is_asked.then(Person::at_the_terminal);
+    let mut person = is_asked.then(|| Person::at_the_terminal("nothing was written"));
     let (chosen, told) = match &mut person {
         Some(person) => person::chosen(person, args)?,
         None => typed::chosen(args)?,
