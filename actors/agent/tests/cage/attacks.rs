@@ -127,6 +127,7 @@ print('unshare files', call(272,0x400))
 print('close_range unshare', call(436,1000,1001,2))
 d=os.open('/tmp',os.O_RDONLY)
 print('btrfs snapshots', call(16,d,0x50009401,0), call(16,d,high|0x50009417,0))
+print('btrfs subvolumes', call(16,d,0x5000940e,0), call(16,d,high|0x50009418,0), call(16,d,0x4008941a,0))
 print('btrfs subvolume flags', call(16,d,0x80089419,0))
 ";
     let Some(lines) = cage.python(script) else { return };
@@ -144,6 +145,7 @@ print('btrfs subvolume flags', call(16,d,0x80089419,0))
             "unshare files EPERM",
             "close_range unshare EPERM",
             "btrfs snapshots EPERM EPERM",
+            "btrfs subvolumes EPERM EPERM EPERM",
             "btrfs subvolume flags ENOTTY",
         ]
     );

@@ -128,15 +128,19 @@ pub(super) const SETSOCKOPT: &[&[Condition]] = &[
 ];
 
 /// Any request except those that type into a terminal, take over the console or load a line discipline, and
-/// those that make btrfs copy a whole subvolume: before Linux 6.8 an agent could so copy, by way of a file of
-/// its own, what lies beside its workspace.
+/// those of btrfs for subvolumes: before Linux 6.8 an agent could copy by them, by way of a file of its own,
+/// what lies beside its workspace; and one that it makes and sets read-only, its operator can't remove in the
+/// usual ways.
 pub(super) const IOCTL: &[&[Condition]] = &[&[
     is_not(1, libc::TIOCSTI as u32),
     is_not(1, 0x541C), // TIOCLINUX
     is_not(1, libc::TIOCCONS as u32),
     is_not(1, 0x5423),      // TIOCSETD
     is_not(1, 0x5000_9401), // BTRFS_IOC_SNAP_CREATE
+    is_not(1, 0x5000_940e), // BTRFS_IOC_SUBVOL_CREATE
     is_not(1, 0x5000_9417), // BTRFS_IOC_SNAP_CREATE_V2
+    is_not(1, 0x5000_9418), // BTRFS_IOC_SUBVOL_CREATE_V2
+    is_not(1, 0x4008_941a), // BTRFS_IOC_SUBVOL_SETFLAGS
 ]];
 
 /// The commands of fcntl(2), without `F_SETLEASE` (1024) and `F_SETDELEG` (1040): opening a file under a
