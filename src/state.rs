@@ -35,7 +35,8 @@ use agent::plan::Hidden;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::kill;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials, sockopt::PeerPidfd};
+use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use nix::unistd::Pid;
 
 use crate::failure::Failure;
@@ -45,6 +46,8 @@ use crate::users;
 
 /// How many numbered names are tried for a sandbox that was given none.
 const NUMBERED_NAMES: u32 = 1000;
+/// How often a name is tried whose directory is removed at that moment.
+const CLAIM_TRIES: u32 = 100;
 
 /// The directory of all sandboxes.
 #[derive(Debug, Clone)]
@@ -172,6 +175,16 @@ impl Root {
     }
 
     fn try_claim(&self, name: &Name) -> Result<Result<Claim, Taken>, Failure> {
+        for _ in 0..CLAIM_TRIES {
+            if let Some(tried) = self.claim_once(name)? {
+                return Ok(tried);
+            }
+        }
+        Err(Failure::refused(format!("{} is made and removed all the time", self.instance(name).display())))
+    }
+
+    /// `None` if the directory was removed meanwhile, by `rm` or a start that failed.
+    fn claim_once(&self, name: &Name) -> Result<Option<Result<Claim, Taken>>, Failure> {
         let told = |path: &Path, e: &io::Error| {
             Failure::refused(format!(
                 "can't use the state directory {}: {e}; name another with --state DIR",
@@ -190,7 +203,8 @@ impl Root {
         let opened = open_own(&dir).and_then(|own| own.map(|dir| Ok((dir, open_lock(&path)?))).transpose());
         let (handle, mut lock) = match opened {
             Ok(Some(both)) => both,
-            Ok(None) => return Ok(Err(Taken::Anothers)),
+            Ok(None) => return Ok(Some(Err(Taken::Anothers))),
+            Err(e) if !directory && e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => {
                 if directory {
                     // Succeeds only if it is still empty. Otherwise another process uses it by now.
@@ -203,19 +217,19 @@ impl Root {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 let holder = holder(&mut lock).map_or(String::new(), |pid| format!(" (process {pid})"));
-                return Ok(Err(Taken::Running(holder)));
+                return Ok(Some(Err(Taken::Running(holder))));
             }
             Err(fs::TryLockError::Error(e)) => return Err(told(&path, &e)),
         }
-        if !is_still_at(&lock, &path) {
-            // A failed start removed the lock file between our opening and our locking it: the next process
-            // would lock a different file.
-            return self.try_claim(name);
+        if !is_still_at(&lock, &path) || !is_still_at(&handle, &dir) {
+            // The lock file was removed between our opening and our locking it: the next process would lock a
+            // different one.
+            return Ok(None);
         }
         // From here on the name is ours alone.
         let made = Made { dir: dir.clone(), directory, sockets: Vec::new() };
         write_holder(&mut lock).map_err(|e| told(&path, &e))?;
-        Ok(Ok(Claim { name: name.clone(), dir, handle, made, lock }))
+        Ok(Some(Ok(Claim { name: name.clone(), dir, handle, made, lock })))
     }
 
     /// Returns the path of the control socket of this name, whether or not anything listens on it.
@@ -274,7 +288,10 @@ impl Root {
     /// ESRCH if the heart is gone and a process that it left behind holds the socket: the pid may belong to a
     /// stranger by now.
     pub fn heart(&self, name: &Name) -> io::Result<Pid> {
-        let socket = self.connect(name)?;
+        let socket = match self.connect(name) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.heart_by_lock(name),
+            connected => connected?,
+        };
         let pid = Pid::from_raw(getsockopt(&socket, PeerCredentials)?.pid());
         match pid.as_raw() {
             // 0 stands for a process in another pid namespace; to kill(2) it would mean every process of our
@@ -285,13 +302,29 @@ impl Root {
         }
     }
 
-    fn knock(&self, name: &Name) -> io::Result<()> {
-        self.connect(name).map(drop)
+    /// Where so many wait to be accepted that the kernel lets nobody else in, and so tells no peer.
+    fn heart_by_lock(&self, name: &Name) -> io::Result<Pid> {
+        let mut lock = File::open(self.instance(name).join(files::LOCK))?;
+        let pid = holder(&mut lock).ok_or(Errno::ESRCH)?;
+        if is_called_ours(pid) { Ok(pid) } else { Err(Errno::ESRCH.into()) }
     }
 
+    fn knock(&self, name: &Name) -> io::Result<()> {
+        match self.connect(name) {
+            // It listens.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            connected => connected.map(drop),
+        }
+    }
+
+    /// Never waits: those who were never accepted fill the queue, and stay in it when they have gone.
     fn connect(&self, name: &Name) -> io::Result<UnixStream> {
         let handle = File::open(self.instance(name))?;
-        UnixStream::connect(socket_path(&handle, CONTROL_SOCKET))
+        let path = socket_path(&handle, CONTROL_SOCKET);
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        Ok(socket.into())
     }
 }
 
@@ -303,13 +336,15 @@ fn listener_is_gone(socket: &UnixStream, pid: Pid) -> bool {
             let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
             poll(&mut ended, PollTimeout::ZERO).is_ok_and(|n| n > 0)
         }
-        Err(Errno::ENOPROTOOPT) => {
-            let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
-            !comm.is_ok_and(|comm| comm.starts_with("cofferdam"))
-        }
+        Err(Errno::ENOPROTOOPT) => !is_called_ours(pid),
         // The kernel gives no pidfd of a process that doesn't exist.
         Err(_) => true,
     }
+}
+
+/// Whether a process has our command name. A pid alone may be a stranger's by now.
+fn is_called_ours(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("cofferdam"))
 }
 
 /// Resolves a path as far as it exists; the rest is appended as it is.

@@ -99,3 +99,56 @@ fn the_socket_works_however_deep_the_directory_lies() {
     assert!(root.is_running(&name));
     assert!(!root.is_running(&Name::parse("other").unwrap()));
 }
+
+/// A supervisor that is stopped accepts nobody, and every `ps` leaves one more in its queue.
+#[test]
+fn a_full_queue_is_a_sandbox_that_runs_and_nobody_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::locate(Some(dir.path())).unwrap();
+    let name = Name::parse("full").unwrap();
+    let mut claim = root.claim(&name, "--name").unwrap();
+    let listener = claim.listen(CONTROL_SOCKET).unwrap();
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match root.connect(&name) {
+            Ok(stream) if waiting.len() < 100 => waiting.push(stream),
+            Ok(_) => panic!("the queue is never full"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+    assert!(root.is_running(&name));
+    let ours = Pid::from_raw(i32::try_from(std::process::id()).unwrap());
+    assert_eq!(root.heart(&name).unwrap(), ours, "by the lock");
+    waiting.clear();
+    while listener.accept().is_ok() && root.connect(&name).is_err() {}
+    assert_eq!(root.heart(&name).unwrap(), ours, "by the socket");
+}
+
+#[test]
+fn a_start_beside_a_removal_gets_the_name_or_hears_that_it_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::locate(Some(dir.path())).unwrap();
+    let name = Name::parse("one").unwrap();
+    std::thread::scope(|scope| {
+        let starts = scope.spawn(|| {
+            for _ in 0..500 {
+                match root.claim(&name, "--name") {
+                    Ok(claim) => {
+                        let (_lock, made) = claim.hand_over();
+                        made.keep();
+                    }
+                    Err(refused) => assert!(refused.message.contains("is in use"), "{}", refused.message),
+                }
+            }
+        });
+        while !starts.is_finished() {
+            if let Err(refused) = root.remove(&name) {
+                let is_known =
+                    ["there is no sandbox", "is in use"].iter().any(|why| refused.message.contains(why));
+                assert!(is_known, "{}", refused.message);
+            }
+        }
+    });
+}
