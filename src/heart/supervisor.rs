@@ -29,6 +29,12 @@ const SEND_PATIENCE: Duration = Duration::from_secs(1);
 /// machine is crowded. Signals wait meanwhile.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Packets of a dead supervisor that are read: twice what its queue holds if they are small (socket(7),
+/// `wmem_max`).
+const LAST_HEARD: usize = 1024;
+/// How long they are read. It takes milliseconds.
+const LAST_HEARD_WITHIN: Duration = Duration::from_secs(1);
+
 /// A supervisor that runs.
 pub(super) struct Running {
     pub(super) child: Child,
@@ -186,9 +192,22 @@ impl Heart {
         None
     }
 
+    /// Reads what a supervisor that is dead has left in its queue. Bounded: whoever it gave its end to may
+    /// send without end, and the death must be seen to.
+    pub(super) fn hear_last(&mut self, running: &Running) -> Option<Life> {
+        let until = Instant::now() + LAST_HEARD_WITHIN;
+        for _ in 0..LAST_HEARD {
+            let heard = self.hear(running, 1);
+            if heard.is_some() || Instant::now() > until {
+                return heard;
+            }
+        }
+        None
+    }
+
     pub(super) fn supervisor_ended(&mut self, running: &Running) -> Life {
         // It may have said Finish just before it ended.
-        if let Some(life) = self.hear(running, usize::MAX) {
+        if let Some(life) = self.hear_last(running) {
             return life;
         }
         if self.is_turning() {

@@ -233,7 +233,7 @@ impl Heart {
         let how = children::end_child(&running.child);
         let mut finished = self.old_supervisor_is_through();
         // Reads what it sent before it ended: it may have finished after all.
-        while self.hear(&running, usize::MAX).is_some() {
+        while self.hear_last(&running).is_some() {
             finished |= self.old_supervisor_is_through();
         }
         drop(running.wire);
