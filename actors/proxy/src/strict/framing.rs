@@ -1,7 +1,7 @@
 //! Where a request body ends.
 //!
 //! Follows a body as its bytes pass, by length or by strict chunks, so that the byte after it is always known
-//! to begin the next head. Accepts no chunk extension, no leading zeros beyond one digit, no bare LF, and no
+//! to begin the next head. Accepts no chunk extension, no size of more than 15 digits, no bare LF, and no
 //! trailer that could change how a message is read. Must never buffer a body.
 
 use super::{Violation, head};

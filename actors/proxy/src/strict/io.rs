@@ -70,6 +70,8 @@ enum State {
     Body(Framing),
     /// What follows is no HTTP, or not yet known to be: nothing passes.
     Held,
+    /// A body that breaks the framing: reading fails once what was judged before has passed.
+    Broken(Violation),
     /// A violation, a time-out or the peer's end: nothing passes any more.
     Ended,
 }
@@ -147,11 +149,11 @@ impl<T> StrictIo<T> {
     }
 
     /// Judges what is buffered, as far as it goes. Nothing is judged twice.
-    fn judge_buffered(&mut self) -> io::Result<()> {
+    fn judge_buffered(&mut self) {
         loop {
             let fresh = self.buffer.get(self.judged..).unwrap_or_default();
             if fresh.is_empty() {
-                return Ok(());
+                return;
             }
             match &mut self.state {
                 State::Idle => {
@@ -162,7 +164,7 @@ impl<T> StrictIo<T> {
                 State::Head { has_line } => match head::find_end(fresh, self.searched) {
                     None if fresh.len() >= MAX_HEAD_BYTES => {
                         self.end(Violation::TooLarge);
-                        return Ok(());
+                        return;
                     }
                     None => {
                         let judged =
@@ -171,11 +173,11 @@ impl<T> StrictIo<T> {
                             Ok(whole) => (*has_line, self.searched) = (whole, fresh.len()),
                             Err(violation) => self.refuse(violation),
                         }
-                        return Ok(());
+                        return;
                     }
                     Some(end) if end > MAX_HEAD_BYTES => {
                         self.end(Violation::TooLarge);
-                        return Ok(());
+                        return;
                     }
                     Some(end) => match head::judge(fresh.get(..end).unwrap_or_default()) {
                         Ok(head) => {
@@ -184,7 +186,7 @@ impl<T> StrictIo<T> {
                         }
                         Err(violation) => {
                             self.refuse(violation);
-                            return Ok(());
+                            return;
                         }
                     },
                 },
@@ -197,10 +199,11 @@ impl<T> StrictIo<T> {
                     }
                     Err(violation) => {
                         self.end(violation);
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, violation));
+                        self.state = State::Broken(violation);
+                        return;
                     }
                 },
-                State::Held | State::Ended => return Ok(()),
+                State::Held | State::Broken(_) | State::Ended => return,
             }
         }
     }
@@ -264,18 +267,21 @@ impl<T: AsyncRead + Unpin> AsyncRead for StrictIo<T> {
             }
             match this.state {
                 State::Ended => return Poll::Ready(Ok(())),
+                State::Broken(violation) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)));
+                }
                 State::Held => return Poll::Pending,
                 State::Body(_) => {
-                    this.judge_buffered()?;
+                    this.judge_buffered();
                     // A body without surplus in the way goes straight into the caller's buffer.
                     if this.buffer.is_empty() {
                         return this.poll_body(cx, out);
                     }
                     continue;
                 }
-                State::Idle | State::Head { .. } => this.judge_buffered()?,
+                State::Idle | State::Head { .. } => this.judge_buffered(),
             }
-            if this.judged > 0 || matches!(this.state, State::Ended | State::Held | State::Body(_)) {
+            if this.judged > 0 || !matches!(this.state, State::Idle | State::Head { .. }) {
                 continue;
             }
             match this.poll_fill(cx) {

@@ -358,14 +358,17 @@ async fn the_gateway_answers_by_every_road() {
     let bed = Bed::new("- { host: up.test, port: 1 }").await;
     let answer =
         bed.talk("GET http://inference.local/v1/models?x=1 HTTP/1.1\r\nHost: inference.local\r\nConnection: close\r\n\r\n").await;
-    assert!(answer.ends_with(&format!("local GET /v1/models?x=1 {AGENT} 0")), "{answer}");
+    assert!(
+        answer.ends_with(&format!("local GET http://inference.local/v1/models?x=1 {AGENT} 0")),
+        "{answer}"
+    );
     let stream = bed.tls("inference.local:443", &[b"http/1.1"]).await;
     let (_, body) = exchange(stream, request("POST", "/v1/x", "inference.local", full("abc"))).await;
-    assert_eq!(body, format!("local POST /v1/x {AGENT} 3"));
+    assert_eq!(body, format!("local POST https://inference.local/v1/x {AGENT} 3"));
     let mut stream = tokio::net::TcpStream::connect(bed.inference).await.unwrap();
     stream.write_all(b"GET /a HTTP/1.1\r\nHost: inference.local\r\nConnection: close\r\n\r\n").await.unwrap();
     let answer = read_to_close(&mut stream).await;
-    assert!(answer.ends_with(&format!("local GET /a {AGENT} 0")), "{answer}");
+    assert!(answer.ends_with(&format!("local GET http://inference.local/a {AGENT} 0")), "{answer}");
     let stream = tokio::net::TcpStream::connect(bed.inference_tls).await.unwrap();
     let stream = bed.handshake(stream, "inference.local", &[b"h2"]).await.unwrap();
     let (mut sender, connection) =
@@ -373,7 +376,7 @@ async fn the_gateway_answers_by_every_road() {
     tokio::spawn(connection);
     let asked = Request::get("https://inference.local/h2").body(empty()).unwrap();
     let body = sender.send_request(asked).await.unwrap().into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(body, format!("local GET /h2 {AGENT} 0"));
+    assert_eq!(body, format!("local GET https://inference.local/h2 {AGENT} 0"));
     // No other name is served on the gateway's listeners.
     let mut stream = tokio::net::TcpStream::connect(bed.inference).await.unwrap();
     stream.write_all(b"GET /a HTTP/1.1\r\nHost: up.test\r\n\r\n").await.unwrap();

@@ -96,6 +96,24 @@ async fn a_violation_stops_at_the_head_before_it() {
     }
 }
 
+/// The head of a body that breaks off passes, too, and then reading fails: an end would be a short body's.
+#[tokio::test(start_paused = true)]
+async fn a_violation_in_a_body_stops_nothing_before_it() {
+    let good = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let input = [&good[..], b"ZZ\r\nGET /after HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+    for piece in [1, 7, 30, input.len()] {
+        let (mut agent, proxy) = duplex(1024 * 1024);
+        let mut strict = StrictIo::new(proxy, BytesMut::new(), room());
+        for piece in input.chunks(piece) {
+            agent.write_all(piece).await.unwrap();
+        }
+        let mut out = Vec::new();
+        let failure = strict.read_to_end(&mut out).await.unwrap_err();
+        assert_eq!((out.as_slice(), failure.kind()), (&good[..], io::ErrorKind::InvalidData), "{piece}");
+        assert_eq!((strict.fault.get(), strict.unanswered()), (Some(&Violation::Chunk), None));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_connect_nothing_passes_and_nothing_is_lost() {
     let head = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
