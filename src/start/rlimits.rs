@@ -14,16 +14,17 @@ struct Floor {
     /// What it bounds.
     of: &'static str,
     least: u64,
-    /// The shell's option, and the factor between its unit and the kernel's.
-    shell: (&'static str, u64),
+    /// The option of prlimit(1), which counts as the kernel does; shells' own commands count in units of
+    /// their own.
+    option: &'static str,
 }
 
 const FLOORS: &[Floor] = &[
     // Root's sandboxes have users of their own; an ordinary user's other processes count too.
-    Floor { resource: Resource::RLIMIT_NPROC, of: "processes and threads", least: 64, shell: ("-u", 1) },
+    Floor { resource: Resource::RLIMIT_NPROC, of: "processes and threads", least: 64, option: "nproc" },
     // The first records, and sealed files of certificates.
-    Floor { resource: Resource::RLIMIT_FSIZE, of: "bytes in a file", least: 4 << 20, shell: ("-f", 1024) },
-    Floor { resource: Resource::RLIMIT_DATA, of: "bytes of memory", least: 256 << 20, shell: ("-d", 1024) },
+    Floor { resource: Resource::RLIMIT_FSIZE, of: "bytes in a file", least: 4 << 20, option: "fsize" },
+    Floor { resource: Resource::RLIMIT_DATA, of: "bytes of memory", least: 256 << 20, option: "data" },
 ];
 
 /// Refuses the first limit that is too low. Not of open files: a hundred are enough for a start, we raise
@@ -40,12 +41,11 @@ fn check_one(floor: &Floor, limit: u64) -> Result<(), Failure> {
     if limit >= floor.least {
         return Ok(());
     }
-    let (option, unit) = floor.shell;
     Err(Failure::refused(format!(
-        "this shell allows {limit} {}, and a sandbox needs {}: `ulimit {option} {}`, or start it where more is allowed",
+        "this shell allows {limit} {}, and a sandbox needs {least}: `prlimit --pid $$ --{}={least}:`, or start it where more is allowed",
         floor.of,
-        floor.least,
-        floor.least / unit
+        floor.option,
+        least = floor.least,
     )))
 }
 
@@ -54,13 +54,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_below_its_floor_is_refused_with_the_shells_own_command() {
+    fn a_limit_below_its_floor_is_refused_with_a_command() {
         for floor in FLOORS {
             assert!(check_one(floor, floor.least).is_ok());
             assert!(check_one(floor, nix::sys::resource::RLIM_INFINITY).is_ok());
             let said = check_one(floor, floor.least - 1).unwrap_err().message;
-            assert_eq!(floor.least % floor.shell.1, 0);
-            let mend = format!("`ulimit {} {}`", floor.shell.0, floor.least / floor.shell.1);
+            let mend = format!("`prlimit --pid $$ --{}={}:`", floor.option, floor.least);
             assert!(said.contains(&mend), "{said}");
         }
     }

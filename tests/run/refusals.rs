@@ -69,12 +69,12 @@ pub fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
         let said = stage.run(options, &[program])?.expect_code(code)?.err();
         ensure!(said.lines().count() == 1 && said.contains("a\\nb"), "{said}");
     }
-    for limit in ["-u 63", "-f 4095", "-d 262143"] {
+    for (limit, option) in [("-u 63", "nproc"), ("-f 4095", "fsize"), ("-d 262143", "data")] {
         let mut command = stage.command("/bin/bash");
         command.env("COFFERDAM_STATE", stage.state());
         command.args(["-c", &format!("ulimit -S {limit}; exec \"$0\" run -- true")]).arg(stage.binary());
         let said = finish(command, PATIENCE)?.expect_code(125)?.err();
-        let option = format!("`ulimit {} ", &limit[..2]);
+        let option = format!("`prlimit --pid $$ --{option}=");
         ensure!(said.lines().count() == 1 && said.contains(&option), "{said}");
     }
     let said = stage.run(&["--env", ""], &["true"])?.err();
