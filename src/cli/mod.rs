@@ -47,9 +47,15 @@ pub fn main() -> u8 {
                 fault(&misuse(&error, std::env::args_os()));
                 return REFUSED;
             }
-            let _ = error.print();
             // `--help` and `--version` arrive here too, and are no failure.
-            return if error.use_stderr() { REFUSED } else { 0 };
+            let code = if error.use_stderr() { REFUSED } else { 0 };
+            return match error.print() {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    fault(&format!("the help can't be written: {error}"));
+                    REFUSED
+                }
+                _ => code,
+            };
         }
     };
     match dispatch(cli) {

@@ -353,7 +353,7 @@ fn output_that_does_not_arrive_is_a_failure(stage: &Stage) -> Result<()> {
         ensure!(code == 0 || done.err().contains("No space left on device"), "{}", done.err());
     }
     let sandbox = common::Sandbox::start(stage, &[], &["sh", "-c", "echo up; exec sleep 600"], "up")?;
-    for args in [&["exec", &sandbox.name, "--", "echo", "lost"][..], &["redact"]] {
+    for args in [&["exec", &sandbox.name, "--", "echo", "lost"][..], &["redact"], &["--help"]] {
         let mut command = stage.command("/bin/sh");
         command.env("COFFERDAM_STATE", stage.state());
         command.args(["-c", "echo lost | \"$0\" \"$@\" >/dev/full"]).arg(stage.binary()).args(args);
