@@ -348,6 +348,15 @@ fn ports_that_are_not_captured_are_told(stage: &Stage) -> Result<()> {
         })
         .sum();
     ensure!(opened.trim().parse::<usize>()? + closed == ports.len(), "{opened} opened, {change}");
+    // They stay closed, whoever sets the same policy once more.
+    let again = stage.json(&["policy", "set", &sandbox.name, &many, "--json"])?;
+    let of_ports = |change: &serde_json::Value| {
+        let all = change["warnings"].as_array().cloned().unwrap_or_default();
+        all.into_iter()
+            .filter(|it| it.as_str().is_some_and(|text| text.contains("use no proxy")))
+            .collect::<Vec<_>>()
+    };
+    ensure!(again["unchanged"] == true && of_ports(&again) == of_ports(&change), "{again} {change}");
     Ok(())
 }
 

@@ -189,7 +189,7 @@ impl ControlApi {
             return Ok(PolicyChange {
                 generation: now.number,
                 unchanged: true,
-                warnings: Vec::new(),
+                warnings: self.uncaptured(now.number).await.into_iter().collect(),
                 restarted: Vec::new(),
             });
         }
