@@ -317,14 +317,8 @@ impl Root {
         }
     }
 
-    /// Never waits: those who were never accepted fill the queue, and stay in it when they have gone.
     fn connect(&self, name: &Name) -> io::Result<UnixStream> {
-        let handle = File::open(self.instance(name))?;
-        let path = socket_path(&handle, CONTROL_SOCKET);
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
-        Ok(socket.into())
+        connect_in(&File::open(self.instance(name))?, CONTROL_SOCKET)
     }
 }
 
@@ -559,6 +553,17 @@ impl Claim {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     }
+}
+
+/// Connects to a socket in a sandbox's directory. Never waits: those who were never accepted fill the queue,
+/// and stay in it when they have gone. Then this is EAGAIN (unix(7)).
+pub fn connect_in(dir: &File, name: &str) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(&socket_path(dir, name))?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Returns a socket's path through a descriptor of its directory. It always fits into `sun_path` (108 bytes,

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use super::wish::{Answer, Wish, operator_at, packed};
 use crate::failure::Failure;
-use crate::state::{BUILD_SOCKET, Name, Root, socket_path};
+use crate::state::{BUILD_SOCKET, Name, Root, connect_in};
 use crate::waits;
 
 /// Bytes of all answers at most.
@@ -61,7 +61,7 @@ pub fn another_cage(root: &Root, name: &Name, wish: &Wish, building: impl Fn()) 
 
 fn builder(root: &Root, name: &Name) -> io::Result<UnixStream> {
     let directory = File::open(root.instance(name))?;
-    let builder = UnixStream::connect(socket_path(&directory, BUILD_SOCKET))?;
+    let builder = connect_in(&directory, BUILD_SOCKET)?;
     // Another user who made a socket of that name would be sent the policy, and would be believed.
     operator_at(&builder)?;
     Ok(builder)
