@@ -102,7 +102,11 @@ impl Handshake {
         let headers = response.headers();
         let verified = sender.is_http2() || self.is_accepted(headers);
         let judge = is_judged(conn, permitted)
-            .then(|| Judge { granted: permitted.granted().clone(), exchange: permitted.exchange().clone() })
+            .then(|| Judge {
+                granted: permitted.granted().clone(),
+                exchange: permitted.exchange().clone(),
+                is_only_recorded: permitted.allowed().is_some_and(|allowed| allowed.audit_only.is_some()),
+            })
             .map(Box::new);
         if judge.is_some() && headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
             return Err(Refusal::Unreachable(

@@ -56,6 +56,9 @@ use frames::{Inbox, MAX_CONTROL_BYTES, Ready, TOO_BIG, Wrong};
 pub(crate) struct Judge {
     pub(crate) granted: Granted,
     pub(crate) exchange: Exchange,
+    /// Whether the handshake passed only because the policy doesn't enforce: then no message carries a key,
+    /// whatever the rules say of the message.
+    pub(crate) is_only_recorded: bool,
 }
 
 /// What a connection's two directions share.
@@ -133,10 +136,10 @@ impl Talk<'_> {
         let request = credentials::Request {
             to,
             path,
-            seconds: &[],
+            seconds: &judge.exchange.seconds,
             caller,
             tls: judge.exchange.tls,
-            is_only_recorded: allowed.audit_only.is_some(),
+            is_only_recorded: judge.is_only_recorded || allowed.audit_only.is_some(),
         };
         let filled = credentials::in_message(
             &deps.credentials,

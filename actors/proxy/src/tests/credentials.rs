@@ -322,6 +322,41 @@ async fn messages_are_filled_where_the_endpoint_says_so_and_refused_elsewhere() 
     }
 }
 
+/// What the handshake is judged by holds for its messages: no key goes where the rules would have refused the
+/// handshake, or where it names a second resource that the key isn't for.
+#[tokio::test]
+async fn a_message_carries_no_key_that_its_handshake_could_not() {
+    let text = "rules: [ { allow: { method: WEBSOCKET_TEXT, path: /ok/** } }";
+    for (rules, fields) in [
+        (format!("enforcement: audit, {text} ]"), ""),
+        (format!("{text}, {{ allow: {{ method: GET, path: /ok/** }} }} ]"), "Destination: /other\r\n"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = std::sync::Arc::default();
+        tokio::spawn(echo(listener, std::sync::Arc::clone(&seen)));
+        let endpoint = format!(
+            "- {{ host: up.test, port: {port}, path: /ok/**, protocol: websocket, websocket_credential_rewrite: true, {rules} }}\n\
+             - {{ host: up.test, port: {port}, path: /other, protocol: rest, access: full }}"
+        );
+        let bed = bed(port, &endpoint).await;
+        let host = format!("up.test:{port}");
+        let mut stream = bed.open().await;
+        let head = websockets::handshake(&format!("http://{host}/ok/ws"), &host, fields);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_head(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 101"), "{rules}: {answer}");
+        let text = "cofferdam:cred:github";
+        let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+        frame.extend(text.as_bytes());
+        stream.write_all(&frame).await.unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.starts_with(&[0x88]) && rest[2..].starts_with(&1008_u16.to_be_bytes()), "{rest:?}");
+        assert!(seen.lock().unwrap().is_empty(), "{rules}");
+    }
+}
+
 #[tokio::test]
 async fn a_message_that_carries_a_credential_is_on_record_or_not_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
