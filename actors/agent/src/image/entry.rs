@@ -234,13 +234,15 @@ fn seconds(value: &[u8]) -> Option<(i64, u32)> {
     let text = std::str::from_utf8(value).ok()?;
     let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let whole = i64::try_from(number(whole.as_bytes())?).ok()?;
+    let whole = number(whole.as_bytes())?;
+    // Signed at once: there is one more second before the epoch than behind it.
+    let whole = if negative { 0_i64.checked_sub_unsigned(whole) } else { 0_i64.checked_add_unsigned(whole) }?;
     let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
     let nanoseconds = u32::try_from(number(digits.as_bytes())?).ok()?;
     Some(match (negative, nanoseconds) {
         (false, nanoseconds) => (whole, nanoseconds),
-        (true, 0) => (-whole, 0),
-        (true, nanoseconds) => (-whole - 1, 1_000_000_000 - nanoseconds),
+        (true, 0) => (whole, 0),
+        (true, nanoseconds) => (whole.checked_sub(1)?, 1_000_000_000 - nanoseconds),
     })
 }
 
@@ -254,4 +256,27 @@ fn number(digits: &[u8]) -> Option<u64> {
 pub(crate) fn shown(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(name);
     text.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a snapshot writes them, which must be read back as they were.
+    #[test]
+    fn every_time_that_a_file_can_have_is_read() {
+        for (text, wanted) in [
+            ("-9223372036854775808.000000000", Some((i64::MIN, 0))),
+            ("-9223372036854775808.5", None),
+            ("-9223372036854775807.900000000", Some((i64::MIN, 100_000_000))),
+            ("9223372036854775807.999999999", Some((i64::MAX, 999_999_999))),
+            ("9223372036854775808", None),
+            ("-0.9", Some((-1, 100_000_000))),
+            ("-1", Some((-1, 0))),
+            ("--1", None),
+            ("", None),
+        ] {
+            assert_eq!(seconds(text.as_bytes()), wanted, "{text}");
+        }
+    }
 }

@@ -6,6 +6,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// Characters of a text that are shown which is no digest.
+const MAX_SHOWN: usize = 100;
+
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub(super) [u8; 32]);
@@ -35,7 +38,9 @@ impl FromStr for Digest {
 
     /// Exactly one spelling, the one of the OCI image specification (descriptor.md, "Registered algorithms").
     fn from_str(text: &str) -> Result<Self, ImageError> {
-        let wrong = || ImageError::Digest(text.to_owned());
+        // It may come from an image: one line, and nothing that a terminal obeys.
+        let wrong =
+            || ImageError::Digest(text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect());
         let digits = text.strip_prefix("sha256:").ok_or_else(wrong)?;
         if digits.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(wrong());
@@ -96,5 +101,21 @@ impl Wanted {
     fn unpinned(path: &Path, tag: Option<String>) -> Self {
         let is_root = path.is_dir() && !path.join("oci-layout").exists() && tag.is_none();
         if is_root { Self::Directory(path.to_owned()) } else { Self::Mutable { path: path.to_owned(), tag } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an image says is a digest may be anything.
+    #[test]
+    fn what_is_no_digest_is_shown_on_one_short_line() {
+        let said = format!("sha256:zz\n\u{1b}[2Jfine{}", "x".repeat(1000))
+            .parse::<Digest>()
+            .unwrap_err()
+            .to_string();
+        assert!(said.starts_with("sha256:zz\\n\\u{1b}[2Jfine") && said.len() < 300, "{said}");
+        assert!(!said.contains(['\n', '\u{1b}']), "{said}");
     }
 }

@@ -138,16 +138,15 @@ fn devices_and_pipes_are_left_out_and_told() {
     let ground = Ground::new();
     let special = |name: &str, kind: u8| entry(name.as_bytes(), kind, b"", 0o666, b"");
     let said = ground
-        .layers(&[vec![
-            file("a", "1"),
-            special("dev/sda", b'4'),
-            special("dev/mem", b'3'),
-            special("pipe", b'6'),
-        ]])
+        .layers(&[
+            vec![file("pipe", "a lower layer's"), file("dev/mem", "")],
+            vec![file("a", "1"), special("dev/sda", b'4'), special("dev/mem", b'3'), special("pipe", b'6')],
+        ])
         .unwrap();
     assert!(said.contains("3 devices or named pipes"), "{said}");
     assert_eq!(ground.read("a").unwrap(), "1");
-    assert!(!ground.root().join("pipe").exists());
+    // Nor is what a lower layer has in their place.
+    assert!(!ground.root().join("pipe").exists() && !ground.root().join("dev/mem").exists());
 }
 
 #[test]
