@@ -12,6 +12,9 @@ use crate::start::{NameChoice, Wanted, environment, start};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 
+/// Bytes of a path at most, its NUL included (limits.h).
+const PATH_MAX: usize = 4096;
+
 /// Starts the sandbox. Returns its exit code once it is over.
 pub fn run(root: &Root, args: RunArgs) -> Outcome {
     start(root, wanted(args)?)
@@ -23,6 +26,11 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
     let program = args.command.first().cloned().unwrap_or_default();
     if program.is_empty() {
         return Err(Failure { code: 127, message: "the command is empty: name a program".into() });
+    }
+    if program.len() >= PATH_MAX {
+        let message =
+            format!("the program's name is longer than a path can be ({PATH_MAX} bytes): name a program");
+        return Err(Failure { code: 126, message });
     }
     let agent_name = Name::from_command(&program);
     let tty = args.tty || (io::stdin().is_terminal() && io::stdout().is_terminal());

@@ -164,6 +164,7 @@ impl HeartLine {
 
     /// Tells the heart that the agents are over, so that it kills init. [`Self::finish`] must follow.
     pub async fn over(&self, exit_code: u8, message: Option<String>) -> Result<(), WireError> {
+        let message = message.map(clipped);
         self.wire.send(&ToHeart::Over { exit_code: exit_code.into(), message }, &[]).await
     }
 
@@ -179,6 +180,7 @@ impl HeartLine {
             let told = steps.into_iter().map(|step| (step.what, step.at)).collect();
             self.wire.send(&ToHeart::Steps(told), &[]).await?;
         }
+        let (refused, message) = (refused.map(clipped), message.map(clipped));
         self.wire.send(&ToHeart::Finish { exit_code: exit_code.into(), refused, message }, &[]).await
     }
 
@@ -186,6 +188,19 @@ impl HeartLine {
     pub async fn hear(&self) -> Result<ToSupervisor, WireError> {
         Ok(self.wire.recv::<ToSupervisor>().await?.body)
     }
+}
+
+/// Bytes of a text for the heart at most, so that two of them fit into a packet: one that doesn't go out
+/// would leave the sandbox without an end.
+const TEXT_MAX: usize = 24 * 1024;
+
+fn clipped(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        let end = (0..=TEXT_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ use nix::sys::signal::Signal;
 
 use common::{COFFERDAM, START, policy_file, workspace};
 use refusals::{
-    a_program_in_a_home_is_told_of, a_refused_start_spoils_no_name, a_service_without_its_program_is_refused,
+    a_program_in_a_home_is_told_of, a_program_of_endless_name_is_refused_once,
+    a_refused_start_spoils_no_name, a_service_without_its_program_is_refused,
     a_working_directory_that_is_gone_is_named, refusals_are_one_line_with_a_mend,
 };
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             what_is_typed_goes_before_the_file,
             a_refused_start_spoils_no_name,
             a_working_directory_that_is_gone_is_named,
+            a_program_of_endless_name_is_refused_once,
             what_was_refused_is_told_at_the_end,
             stdout_is_the_agents_alone,
             big_binary_output_comes_whole,

@@ -90,6 +90,22 @@ pub fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
 
 /// Paths that can't be recorded are refused by name, and a refused start leaves nothing that a later one
 /// trips over.
+pub fn a_program_of_endless_name_is_refused_once(stage: &Stage) -> Result<()> {
+    for length in [4096, 66_000] {
+        let said = stage.run(&[], &[&"a".repeat(length)])?.expect_code(126)?.err();
+        ensure!(said.lines().count() == 1 && said.len() < 300, "{} bytes", said.len());
+    }
+    // As an agent of a service, whose command is no option.
+    let text = format!(
+        "name: endless\nagents:\n  a: {{ command: [{}], restart: {{ policy: never }} }}\n",
+        "a".repeat(66_000)
+    );
+    let file = stage.write("endless.yaml", text)?.display().to_string();
+    let done = finish(stage.cofferdam(["up", "-f", &file, "--metrics", "off"]), PATIENCE)?;
+    ensure!([125, 126, 127].contains(&done.code()), "{}", done.code());
+    Ok(())
+}
+
 pub fn a_working_directory_that_is_gone_is_named(stage: &Stage) -> Result<()> {
     let mut command = stage.command("/bin/sh");
     command.env("COFFERDAM_STATE", stage.state()).current_dir(stage.dir().join("home"));
