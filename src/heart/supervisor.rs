@@ -30,10 +30,10 @@ const SEND_PATIENCE: Duration = Duration::from_secs(1);
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Packets of a dead supervisor that are read: twice what its queue holds if they are small (socket(7),
-/// `wmem_max`).
-const LAST_HEARD: usize = 1024;
-/// How long they are read. It takes milliseconds.
-const LAST_HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// `wmem_max`). Whoever it gave its end to may send without end, and the death must be seen to.
+pub(super) const LAST_HEARD: usize = 1024;
+/// How long packets are read at once. It takes milliseconds.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// A supervisor that runs.
 pub(super) struct Running {
@@ -124,7 +124,11 @@ impl Heart {
     /// Reads what the supervisor has sent so far, up to `at_once` packets. Returns `Some` if that ends the
     /// time with this supervisor.
     pub(super) fn hear(&mut self, running: &Running, at_once: usize) -> Option<Life> {
+        let until = Instant::now() + HEARD_WITHIN;
         for _ in 0..at_once {
+            if Instant::now() > until {
+                return None;
+            }
             match running.wire.try_recv::<ToHeart>() {
                 Ok(Packet { body: ToHeart::Keep { slot }, fds }) => {
                     if let Some(fd) = fds.into_iter().next()
@@ -192,22 +196,9 @@ impl Heart {
         None
     }
 
-    /// Reads what a supervisor that is dead has left in its queue. Bounded: whoever it gave its end to may
-    /// send without end, and the death must be seen to.
-    pub(super) fn hear_last(&mut self, running: &Running) -> Option<Life> {
-        let until = Instant::now() + LAST_HEARD_WITHIN;
-        for _ in 0..LAST_HEARD {
-            let heard = self.hear(running, 1);
-            if heard.is_some() || Instant::now() > until {
-                return heard;
-            }
-        }
-        None
-    }
-
     pub(super) fn supervisor_ended(&mut self, running: &Running) -> Life {
         // It may have said Finish just before it ended.
-        if let Some(life) = self.hear_last(running) {
+        if let Some(life) = self.hear(running, LAST_HEARD) {
             return life;
         }
         if self.is_turning() {

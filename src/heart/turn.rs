@@ -22,6 +22,7 @@ use crate::builder::{Builder, Word};
 use crate::children;
 use crate::console::{fault, warn};
 use crate::heart::ending::Ending;
+use crate::heart::supervisor::LAST_HEARD;
 use crate::plan::{STOP_GRACE, slot};
 use crate::state::BUILD_SOCKET;
 use crate::waits::STOP_SLACK;
@@ -233,7 +234,7 @@ impl Heart {
         let how = children::end_child(&running.child);
         let mut finished = self.old_supervisor_is_through();
         // Reads what it sent before it ended: it may have finished after all.
-        while self.hear_last(&running).is_some() {
+        while self.hear(&running, LAST_HEARD).is_some() {
             finished |= self.old_supervisor_is_through();
         }
         drop(running.wire);

@@ -102,9 +102,6 @@ fn one(
             }
         },
         Name::Ordinary => {
-            if matches!(entry.kind, Kind::Special) {
-                tally.skipped += 1;
-            }
             make(tree, entry, content, tally)?;
             layer.made.insert(entry.place.path().to_owned());
             Ok(())
@@ -179,7 +176,10 @@ fn make(tree: Tree<'_>, entry: &Entry, content: &mut impl Read, tally: &mut Tall
         Kind::Link(target) => tree::make_link(dir, name, target).map_err(broken(place)),
         Kind::HardLink(target) => hard_link(tree, target, place, (dir, name)),
         // Left out, but what a lower layer has there is hidden all the same.
-        Kind::Special => Ok(()),
+        Kind::Special => {
+            tally.skipped += 1;
+            Ok(())
+        }
     }
 }
 

@@ -2,12 +2,10 @@
 //! behind this can meet a mutable tag.
 
 use super::ImageError;
+use super::entry::shown;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-/// Characters of a text that are shown which is no digest.
-const MAX_SHOWN: usize = 100;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,8 +37,7 @@ impl FromStr for Digest {
     /// Exactly one spelling, the one of the OCI image specification (descriptor.md, "Registered algorithms").
     fn from_str(text: &str) -> Result<Self, ImageError> {
         // It may come from an image: one line, and nothing that a terminal obeys.
-        let wrong =
-            || ImageError::Digest(text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect());
+        let wrong = || ImageError::Digest(shown(text.as_bytes()).escape_debug().to_string());
         let digits = text.strip_prefix("sha256:").ok_or_else(wrong)?;
         if digits.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(wrong());
